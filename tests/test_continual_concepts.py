@@ -14,14 +14,17 @@ from t2iprobe.core import sign_pictures
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.sign_pictures import COLOURS, LAYOUTS, POST
 from t2iprobe.plugins.continual.concepts import (
+    MARKS,
     TOKENS,
     USUAL,
     ConceptScore,
+    NewSign,
+    draw,
     embedded_stream,
     marked,
+    pixels,
     prompt_with,
 )
-from t2iprobe.plugins.continual.signs import MARKS, NewSign, draw, pixels
 from t2iprobe.plugins.continual.streamfile import check
 from t2iprobe.plugins.continual.streams import Task
 from t2iprobe.plugins.organisms import build

@@ -19,13 +19,12 @@ from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.architectures.sdxl import SDXL
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
-from t2iprobe.plugins.continual.fusing import fused, weight_of
 from t2iprobe.plugins.continual.initializers import INITIALIZERS, PEFT, Start, free_rows, null_columns
 from t2iprobe.plugins.continual.mergers import ExactSum, FactorSum, KeepLast, Magnitude, Svd, TaskUpdate, Ties
 from t2iprobe.plugins.continual.methods import METHODS, PAPER, method, methods
 from t2iprobe.plugins.continual.regularizers import CLora, Ewc, OLora
 from t2iprobe.plugins.continual.subspace import Osf
-from t2iprobe.plugins.continual.task_state import TaskState
+from t2iprobe.plugins.continual.task_state import TaskState, fused, weight_of
 from t2iprobe.training.lora import Lora
 from t2iprobe.training.targets import choose, count
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from t2iprobe.cli.tables import cell_text
 from t2iprobe.core.runs import runfolder
 from t2iprobe.core.statistics import Interval
-from t2iprobe.plugins.continual.arms import arms
 from t2iprobe.plugins.continual.grid import ResultGrid, Shape
 from t2iprobe.plugins.continual.plots import (
     curves,
@@ -22,6 +22,7 @@ from t2iprobe.plugins.continual.plots import (
 from t2iprobe.plugins.continual.report import sections, weighed
 from t2iprobe.plugins.continual.results import Results
 from t2iprobe.plugins.continual.run_weights import Weights
+from t2iprobe.plugins.continual.streams import arms
 from t2iprobe.plugins.continual.weights_analysis import Conflict
 
 NAN = float("nan")
@@ -121,7 +122,8 @@ def test_the_report_has_the_runs_numbers(tmp_path: Path) -> None:
     found = {section.title: section for section in sections(a_run(tmp_path / "run"))}
     kept = found["What is kept, by concept"]
     assert kept.table is not None
-    rows = {str(row[0]): dict(zip(kept.table.columns, row, strict=True)) for row in kept.table.rows}
+    cells = [[cell_text(cell, 3) for cell in row] for row in kept.table.rows]
+    rows = {row[0]: dict(zip(kept.table.columns, row, strict=True)) for row in cells}
     assert list(rows) == ["naive", "merge-init", "(base)"]
     # orders 0 and 5 add .0 and .1: means of .6 and .7, s = .0707, t(1, .975) = 12.706
     assert (
@@ -129,13 +131,13 @@ def test_the_report_has_the_runs_numbers(tmp_path: Path) -> None:
         and rows["naive"]["average score"] == "0.650 [0.015, 1.285]"
     )
     assert rows["naive"]["forgetting"] == "0.200"
-    assert rows["naive"]["backward transfer"] == "\u22120.300"
+    assert rows["naive"]["backward transfer"] == "-0.300"
     assert rows["merge-init"]["forgetting"] == "0.000"
     assert rows["(base)"]["average score"] == "0.100" and rows["(base)"]["forgetting"] == ""
     assert "retention" not in kept.table.columns and "forward transfer: " not in kept.text
     beside = found["Beside naive, by concept"].table
     assert beside is not None
-    assert [list(row) for row in beside.rows] == [["merge-init", "+0.200", "\u22120.200", "+0.000"]]
+    assert [list(row) for row in beside.rows] == [["merge-init", "+0.200", "-0.200", "+0.000"]]
     for title, figures in (
         ("Learning and keeping", 1),
         ("Forgetting, task by task", 2),

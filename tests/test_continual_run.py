@@ -26,9 +26,7 @@ from t2iprobe.core.runs import checksums, provenance, runfolder
 from t2iprobe.core.runs.lock import lock
 from t2iprobe.core.runs.stop import Stop
 from t2iprobe.plugins.continual import evaluation, plan, run, streamfile, task_state
-from t2iprobe.plugins.continual.arms import ModelSeries
 from t2iprobe.plugins.continual.forgetting import summary
-from t2iprobe.plugins.continual.fusing import fused
 from t2iprobe.plugins.continual.grid import ResultGrid
 from t2iprobe.plugins.continual.learning import Learner
 from t2iprobe.plugins.continual.methods import METHODS, PAPER, REFERENCES, method, methods
@@ -37,8 +35,8 @@ from t2iprobe.plugins.continual.results import Results
 from t2iprobe.plugins.continual.run import ContinualCallbacks, ContinualRun
 from t2iprobe.plugins.continual.run_weights import Replay
 from t2iprobe.plugins.continual.scores import LIKENESSES
-from t2iprobe.plugins.continual.streams import Task, TaskStream
-from t2iprobe.plugins.continual.task_state import TaskState
+from t2iprobe.plugins.continual.streams import ModelSeries, Task, TaskStream
+from t2iprobe.plugins.continual.task_state import TaskState, fused
 from t2iprobe.plugins.organisms.recipes import WEIGHTS
 from t2iprobe.training.targets import choose
 from t2iprobe.training.trainer import TrainingCallbacks
@@ -301,7 +299,7 @@ class TestGrid:
         assert done["naive"] == [[1, 0, 0, 1], [1, 1, 0, 1], [1, 1, 1, 1]]
         assert done["base"] == done["joint"] == [[1, 1, 1, 1]]
         assert done["separate"] == [[1, 1, 1, 0]]
-        full = the_run(tmp_path / "full", learner, ("naive",), sampling=Sampling(samples=1, full=True))
+        full = the_run(tmp_path / "full", learner, ("naive",), sampling=Sampling(samples=1, grid="full"))
         assert full.cells(full.arms[0], 0) == [0, 1, 2, 3]
         # the first task is the one learnt alone
         alone = np.stack(grids["separate"].pictures(0, grids["naive"].order[0]))
@@ -350,11 +348,14 @@ def test_scores_become_a_matrix_in_the_order_learnt(learner: Learner, tmp_path: 
     assert first.base.tolist() == second.base.tolist() and first.alone.tolist() != second.alone.tolist()
     assert first.alone[0] == pytest.approx(first.matrix[0, 0], abs=0.01)
     assert first.kept.tolist() == [0.5] * 3
-    found = results.summaries("brightness", "naive")
-    assert set(found) == {(0, 0), (0, 1)}
-    assert found[0, 0] == pytest.approx(summary(first.matrix, first.base, first.alone, first.kept), nan_ok=True)
+    found = results.measures("brightness")["naive"]
+    assert set(found["forgetting"]) == {(0, 0), (0, 1)}
+    expected = summary(first.matrix, first.base, first.alone, first.kept)
+    assert {name: runs[0, 0] for name, runs in found.items() if runs} == pytest.approx(
+        {name: value for name, value in expected.items() if np.isfinite(value)}
+    )
     with pytest.raises(ConfigError, match="no score 'brightnes'; did you mean brightness"):
-        list(results.series("brightnes", "naive"))
+        results.series("brightnes", "naive")
     other = replace(STREAM, tasks=(replace(STREAM.tasks[0], prompt="x"), *STREAM.tasks[1:]))
     with pytest.raises(ConfigError, match=r"learnt another stream \(stream.tasks\[0\].prompt"):
         evaluation.evaluate(one.folder, other, [scorer])

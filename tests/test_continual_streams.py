@@ -134,6 +134,26 @@ def test_pictures_in_memory_are_compared_too() -> None:
         streamfile.check(TaskStream("s", (same,)))
 
 
+#: DreamBooth's classes and their subjects
+SUBJECTS: dict[str, tuple[str, ...]] = {
+    "backpack": ("backpack", "backpack_dog"),
+    "boot": ("fancy_boot",),
+    "bowl": ("berry_bowl",),
+    "can": ("can",),
+    "candle": ("candle",),
+    "cartoon": ("red_cartoon",),
+    "cat": ("cat", "cat2"),
+    "clock": ("clock",),
+    "dog": ("dog", "dog2", "dog3", "dog5", "dog6", "dog7", "dog8"),
+    "glasses": ("pink_sunglasses",),
+    "sneaker": ("colorful_sneaker", "shiny_sneaker"),
+    "stuffed animal": ("bear_plushie", "grey_sloth_plushie", "wolf_plushie"),
+    "teapot": ("teapot",),
+    "toy": ("duck_toy", "monster_toy", "poop_emoji", "rc_car", "robot_toy"),
+    "vase": ("vase",),
+}
+
+
 class TestPaper:
     """Section 1 of continual.md."""
 
@@ -150,28 +170,28 @@ class TestPaper:
             assert (preset.orders, preset.seeds) == (tuple(wanted), (0, 5))
 
     def test_objects(self) -> None:
+        draw = random.Random(42)
+        classes = draw.sample(sorted(SUBJECTS), 10)
+        drawn = [(name, draw.choice(SUBJECTS[name])) for name in classes]
+        assert drawn == [(name, subject) for name, subject, _ in presets.PAPER["objects"]["tasks"]]
+        assert sum(map(len, SUBJECTS.values())) == 30 and len(SUBJECTS) == 15
         stream = presets.objects(None)
-        assert presets.selected_objects() == [
-            ("sneaker", "colorful_sneaker"), ("boot", "fancy_boot"), ("backpack", "backpack"),
-            ("stuffed animal", "bear_plushie"), ("candle", "candle"), ("can", "can"), ("glasses", "pink_sunglasses"),
-            ("bowl", "berry_bowl"), ("cartoon", "red_cartoon"), ("teapot", "teapot"),
-        ]  # fmt: skip
-        assert sum(map(len, presets.SUBJECTS.values())) == 30 and len(presets.SUBJECTS) == 15
         assert stream.tasks[0].prompt == "a photo of sks sneaker"
         assert stream.tasks[9].prompt == "a photo of cws teapot"
         assert stream.tasks[3].eval_prompts[0] == "a uwu stuffed animal in a purple wizard outfit"
 
     def test_styles(self) -> None:
-        things = sorted({thing for _, thing in presets.STYLES} | set(presets.HELD_OUT))
+        trained = [thing for _, thing in presets.PAPER["styles"]["tasks"]]
+        things = sorted({*trained, *presets.PAPER["styles"]["held_out"]})
         assert len(things) == 20
-        assert random.Random(42).sample(things, 10) == [thing for _, thing in presets.STYLES]
+        assert random.Random(42).sample(things, 10) == trained
         task = presets.styles(None).tasks[1]
         assert task.prompt == "palette knife image of architectures"
         assert task.eval_prompts[2] == "palette knife image of a santa hat"
 
     def test_styles_read_their_pictures(self, tmp_path: Path) -> None:
-        for number, (style, thing) in enumerate(presets.STYLES):
-            wanted = [(thing, index) for index in range(1, 6)] + list(presets.HELD_OUT.items())
+        for number, (style, thing) in enumerate(presets.PAPER["styles"]["tasks"]):
+            wanted = [(thing, index) for index in range(1, 6)] + list(presets.PAPER["styles"]["held_out"].items())
             for each, (name, index) in enumerate(wanted):
                 path = tmp_path / style / name / f"{index}.jpg"
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -185,7 +205,7 @@ class TestPaper:
             presets.styles(tmp_path)
 
     def test_objects_train_on_what_they_are_measured_by(self, tmp_path: Path) -> None:
-        for number, (_, subject) in enumerate(presets.selected_objects()):
+        for number, (_, subject, _) in enumerate(presets.PAPER["objects"]["tasks"]):
             (tmp_path / subject).mkdir()
             for each in range(4):
                 picture(10 * number + each).save(tmp_path / subject / f"{each}.jpg")

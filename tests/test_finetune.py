@@ -480,7 +480,7 @@ def test_the_command_compares_scopes_over_seeds(saved: Path, tmp_path: Path) -> 
     kept = {"manifest.json", "checksums.json", "result.json", "report.html", "contact_sheet.png", "plot.png"}
     assert {path.name for path in tmp_path.iterdir()} == trainings | kept
     assert all(kept <= {path.name for path in (tmp_path / one).iterdir()} for one in trainings)
-    assert "mean over 2 seeds" in outcome.stdout and "localized" in outcome.stdout
+    assert "Mean over 2 seeds" in outcome.stdout and "localized" in outcome.stdout
     answer = json.loads((tmp_path / "result.json").read_text())
     assert [row["scope"] for row in answer["table"]] == ["localized", "random"] and len(answer["runs"]) == 4
 

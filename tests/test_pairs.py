@@ -16,7 +16,7 @@ from t2iprobe.core.quotes import FAMILY, read_quotes
 from t2iprobe.core.sign_pictures import COLOURS, LAYOUTS, LETTERS, WORD_LENGTH
 from t2iprobe.plugins.organisms.prompts import WORDS as SIGN_WORDS
 from t2iprobe.plugins.organisms.prompts import Signs
-from t2iprobe.plugins.prompts.simple import Simple
+from t2iprobe.plugins.prompts.sets import Simple
 from t2iprobe.plugins.prompts.words import WORDS as SIMPLE_WORDS
 
 SETS = [Simple, Signs]

@@ -11,10 +11,9 @@ import pytest
 from t2iprobe.api import prompt_set
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.pairs import Pair
-from t2iprobe.plugins.prompts.creative import TEMPLATES, Creative
 from t2iprobe.plugins.prompts.glyphcontrol import GlyphControl
-from t2iprobe.plugins.prompts.simple import Simple
-from t2iprobe.plugins.prompts.words import OBJECTS, STYLES
+from t2iprobe.plugins.prompts.sets import Creative, Simple
+from t2iprobe.plugins.prompts.words import OBJECTS, STYLES, TEMPLATES
 from t2iprobe.registry.loading import parse_prompt_set
 from t2iprobe.registry.manager import Plugins
 

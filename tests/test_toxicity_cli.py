@@ -22,7 +22,6 @@ from t2iprobe.core.model import Run
 from t2iprobe.plugins.metrics.text import DatasetF1, Precision, Recall
 from t2iprobe.plugins.toxicity import bench as benching
 from t2iprobe.plugins.toxicity import bench_measures, commands, report, session
-from t2iprobe.plugins.toxicity.digests import digests, key_file, key_name
 from t2iprobe.plugins.toxicity.gallery import Gallery
 from t2iprobe.plugins.toxicity.methods import Case
 from t2iprobe.plugins.toxicity.options import GuardBenchOptions
@@ -222,43 +221,44 @@ def test_options_go_before_the_papers() -> None:
         (
             {"words": ["aa", "bb"]},
             {"words": ["aa", "cc"], "list": ["dd"]},
-            "settings (1 of 2 words differs; the word list has other lines);",
+            "settings (1 of 2 words differs; 0 word-list lines there, 1 now);",
         ),
-        ({"list": ["aa"]}, {"list": ["bb"]}, "(the word list has other lines)"),
+        ({"list": ["aa"]}, {"list": ["bb"]}, "(1 of 1 word-list line differs)"),
         ({"judge": []}, {"judge": ["classifier:model=x"]}, "(--judge not given there, classifier:model=x now)"),
-        ({"layers": "6"}, {"layers": "None"}, "(--layers 6 there, not given now)"),
-        ({"weights": "sampled-sha256:ab"}, {"weights": "sampled-sha256:cd"}, "(the model has other weights)"),
+        ({"layers": "6"}, {"from_run": "a"}, "(--layers 6 there, not given now; --from not given there, a now)"),
         (
-            {"generation": {"height": 8, "width": 8}, "start": 0},
-            {"generation": {"num_steps": 2}, "start": 1, "seed": 1, "dtype": "float16"},
-            "not given now; --num-steps not given there, 2 now; --start-step 0 there, 1 now; 2 more)",
+            {"resolution": 8, "start_step": 0},
+            {"num_steps": 2, "start_step": 1, "seed": 1, "dtype": "float16"},
+            "(--resolution 8 there, not given now; --start-step 0 there, 1 now; --num-steps not given there, 2 now; "
+            "2 more)",
         ),
     ],
 )
 def test_a_conflict_is_told_in_words(old: Any, new: Any, message: str, tmp_path: Path) -> None:
-    (tmp_path / "manifest.json").write_text(json.dumps({"settings": {"command": "guard run"} | old}))
+    before = {"command": "guard run", **old} if "command" in old else {"command": "guard run", "asked": old}
+    (tmp_path / "manifest.json").write_text(json.dumps({"settings": before}))
     with pytest.raises(RunExistsError) as caught:
-        session.check(tmp_path, {"command": "guard run"} | new)
+        session.check(tmp_path, {"command": "guard run", "asked": new})
     assert message in str(caught.value)
 
 
 def test_digests_of_texts_say_nothing_without_the_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Equal texts have equal ones in any process of the user, and nobody else can try words on them."""
-    (one,), again = digests(["GRUM"]), digests(["BLEX", "GRUM"])
+    (one,), again = session.digests(["GRUM"]), session.digests(["BLEX", "GRUM"])
     assert again[1] == one != again[0]
     assert one != hashlib.blake2b(b"GRUM", digest_size=8).hexdigest()
-    assert stat.S_IMODE(key_file().stat().st_mode) == 0o600
-    here = {"command": "guard run", "asked": {"key": key_name(), "prompts": [one]}}
+    assert stat.S_IMODE(session.key_file().stat().st_mode) == 0o600
+    here = {"command": "guard run", "asked": {"key": session.key_name(), "prompts": [one]}}
     (tmp_path / "manifest.json").write_text(json.dumps({"settings": here}))
     session.check(tmp_path, here)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "other"))
-    assert digests(["GRUM"]) != [one]
+    assert session.digests(["GRUM"]) != [one]
     with pytest.raises(RunExistsError, match="noted with the secret of another user or machine"):
-        session.check(tmp_path, {**here, "asked": {"key": key_name(), "prompts": digests(["GRUM"])}})
+        session.check(tmp_path, {**here, "asked": {"key": session.key_name(), "prompts": session.digests(["GRUM"])}})
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
     with pytest.raises(ConfigError, match="set XDG_STATE_HOME"):
-        digests(["GRUM"])
+        session.digests(["GRUM"])
 
 
 def test_a_sheet_has_a_row_a_prompt_and_a_column_a_method(tmp_path: Path) -> None:

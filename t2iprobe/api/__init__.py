@@ -131,8 +131,7 @@ def guard(
     """
     from t2iprobe.core.model import Model
     from t2iprobe.core.option_groups import LayerOptions
-    from t2iprobe.plugins.toxicity.audit import Audit
-    from t2iprobe.plugins.toxicity.guard import Guard
+    from t2iprobe.plugins.toxicity.guard import Audit, Guard
     from t2iprobe.plugins.toxicity.policy import Policy
 
     plugins = plugins or Plugins()

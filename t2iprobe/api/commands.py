@@ -70,9 +70,8 @@ def finetune(options: FinetuneOptions, plugins: Plugins) -> Finetuned:
     from t2iprobe.plugins.finetune import report
     from t2iprobe.plugins.finetune.running import trained
 
-    out, runs = trained(options, plugins)
-    answer = plugins.show(out)
-    return Finetuned(out, answer, [report.row(run) for run in runs], answer["sentence"])
+    answer = trained(options, plugins)
+    return Finetuned(Path(answer["run"]), answer, [report.row(run) for run in answer["runs"]], answer["sentence"])
 
 
 @on_model(ContinualOptions)

@@ -40,15 +40,17 @@ class _Rate(ProgressColumn):
 
 
 class Bars(Progress):
-    """Bars in a terminal. Elsewhere a line now and then, so that a log shows how far a run is.
+    """Bars in a terminal, with these columns between each bar and the time that is left.
 
-    A notebook's line is overwritten; rich's display for notebooks needs ipywidgets.
+    Elsewhere a line now and then, so that a log shows how far a run is. A notebook's line is overwritten; rich's
+    display for notebooks needs ipywidgets.
     """
 
     def __init__(self, *columns: ProgressColumn) -> None:
         self._next_line = time.monotonic() + (0 if in_notebook() else EVERY)
         drawn = notes.is_terminal and not in_notebook()
-        super().__init__(*columns, TimeRemainingColumn(), console=notes, transient=True, disable=not drawn)
+        parts = DataColumn("{task.description}"), BarColumn(), *columns, TimeRemainingColumn()
+        super().__init__(*parts, console=notes, transient=True, disable=not drawn)
 
     def advance(self, task_id: TaskID, advance: float = 1) -> None:
         """Advance a task."""
@@ -81,56 +83,37 @@ class Bars(Progress):
 
 @contextmanager
 def bar(what: str) -> Iterator[tuple[Progress, TaskID]]:
-    """A progress bar and its only task, whose total is set later."""
-    columns = (
-        DataColumn("{task.description}"),
-        BarColumn(),
-        DataColumn("{task.completed:.0f}/{task.total:.0f}"),
-        _Rate(),
-    )
-    with Bars(*columns) as shown:
+    """A progress bar over pictures and its only task, whose total is set later."""
+    with Bars(DataColumn("{task.completed:.0f}/{task.total:.0f}"), _Rate()) as shown:
         yield shown, shown.add_task(what, total=0)
 
 
 @contextmanager
 def progress(images: int, steps: int, what: str = "patching") -> Iterator[Callable[[int, int], None]]:
     """Show a progress bar, and yield the ``on_step`` for a sweep."""
-    columns = (
-        DataColumn("{task.description}"),
-        BarColumn(),
-        DataColumn("{task.completed:.0f}/{task.total:.0f}"),
-        _Rate(),
-    )
-    with Bars(*columns) as bar:
-        task = bar.add_task(what, total=images)
-
-        def on_step(rows: int, step: int) -> None:
-            bar.advance(task, rows / steps)
-
-        yield on_step
+    with bar(what) as (shown, task):
+        shown.update(task, total=images)
+        yield lambda rows, step: shown.advance(task, rows / steps)
 
 
 @contextmanager
 def counting(what: str, total: int) -> Iterator[Callable[[int, int], None]]:
     """Show a progress bar, and yield a function of how many are done and how many there are."""
-    columns = (DataColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Bars(*columns) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda done, of: bar.update(task, completed=done, total=of)
+    with Bars(MofNCompleteColumn()) as shown:
+        task = shown.add_task(what, total=total)
+        yield lambda done, of: shown.update(task, completed=done, total=of)
 
 
 @contextmanager
 def training_bars() -> Iterator[Callable[[str, int, int, float], None]]:
     """Show a bar with the smoothed loss per stage of a training; yields ``tick(stage, step, steps, loss)``."""
-    loss_column = DataColumn("loss {task.fields[mean]:.4f}")
-    columns = (DataColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), loss_column)
-    with Bars(*columns) as bar:
+    with Bars(MofNCompleteColumn(), DataColumn("loss {task.fields[mean]:.4f}")) as shown:
         tasks: dict[str, TaskID] = {}
 
         def tick(stage: str, step: int, of: int, loss: float) -> None:
             if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=of, completed=step - 1, mean=loss)
-            mean = 0.98 * bar.tasks[tasks[stage]].fields["mean"] + 0.02 * loss
-            bar.update(tasks[stage], completed=step, mean=mean)
+                tasks[stage] = shown.add_task(stage, total=of, completed=step - 1, mean=loss)
+            mean = 0.98 * shown.tasks[tasks[stage]].fields["mean"] + 0.02 * loss
+            shown.update(tasks[stage], completed=step, mean=mean)
 
         yield tick

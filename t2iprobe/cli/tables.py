@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 from rich.cells import cell_len
 from rich.table import Table
 
 from t2iprobe.cli.console import answers, visible
+from t2iprobe.core.statistics import Interval
 
 PAD = 2  # blanks between columns
+NONE = "–"  # stands for what was not measured
 Rows = Sequence[Sequence[str]]
 
 
-def print_wide(heads: Sequence[str], rows: Rows, *, title: str = "", bold: str | None = None) -> None:
+def cell_text(value: Any, digits: int = 2) -> str:
+    """The text of a cell: numbers and intervals with so many decimals, a dash for ``None`` and NaN."""
+    if isinstance(value, Interval):
+        return value.said(digits)
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return NONE
+    return f"{value:z.{digits}f}" if isinstance(value, float) else str(value)
+
+
+def print_wide(
+    heads: Sequence[str], rows: Sequence[Sequence[Any]], digits: int = 2, *, title: str = "", bold: str | None = None
+) -> None:
     """Print a table as one or several, none wider than the terminal; no heading or number is cut.
 
     Args:
         heads: headings of the columns, which are wrapped between words.
-        rows: the cells of each row.
+        rows: the cells of each row, see :func:`cell_text`.
+        digits: decimals of numbers.
         title: title above the first table.
         bold: first cells of the rows that are printed bold.
     """
-    heads, rows = [*map(visible, heads)], [[*map(visible, row)] for row in rows]
+    heads, rows = [*map(visible, heads)], [[visible(cell_text(cell, digits)) for cell in row] for row in rows]
     widths = _widths(heads, rows, answers.width)
-    keys = _telling(rows)
+    keys = _key_columns(rows)
     for number, band in enumerate(_bands(widths, keys, answers.width)):
         table = Table(box=None, header_style="bold", title=title if not number else "", title_justify="left")
         for column in band:
@@ -46,7 +62,7 @@ def _widths(heads: Sequence[str], rows: Rows, room: int) -> list[int]:
     return [min(max(pair), room // 2 - PAD) for pair in zip(words, cells, strict=True)]
 
 
-def _telling(rows: Rows) -> int:
+def _key_columns(rows: Rows) -> int:
     """How many of the first columns it takes to tell the rows apart; one if they cannot be told apart."""
     most = len(rows[0]) if rows else 1
     return next((count for count in range(1, most) if len({tuple(row[:count]) for row in rows}) == len(rows)), 1)

@@ -51,8 +51,8 @@ class Interval(NamedTuple):
 
         ``sign`` adds a plus to estimates above 0.
         """
-        low, high = (f"{value:.{digits}f}{unit}" for value in self[1:])
-        mean = f"{self.mean:{'+' if sign else ''}.{digits}f}{unit}"
+        low, high = (f"{value:z.{digits}f}{unit}" for value in self[1:])
+        mean = f"{self.mean:{'+' if sign else ''}z.{digits}f}{unit}"
         return f"{mean} [{low}, {high}]" if self.known else mean
 
 

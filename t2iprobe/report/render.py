@@ -7,17 +7,15 @@ import functools
 import io
 import json
 import math
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from PIL import Image
 
+from t2iprobe.cli.tables import NONE, cell_text
 from t2iprobe.core.html import data_uri
-from t2iprobe.core.statistics import Interval
 from t2iprobe.report.sections import OVERLAPS, Page
 
 WIDE = 1600  # pixels, width of a figure
-NONE = "\u2013"  # stands for what could not be measured
 
 
 def render(page: Page) -> str:
@@ -35,8 +33,9 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (percent, height, number, tight, figure)
-    environment.filters |= {function.__name__: function for function in filters} | {"picture": data_uri}
+    filters = (percent, height, tight, figure)
+    functions = {function.__name__: function for function in filters}
+    environment.filters |= functions | {"number": cell_text, "picture": data_uri}
     return environment.get_template("page.html.j2")
 
 
@@ -59,15 +58,6 @@ def tight(text: str) -> str:
 def height(value: float) -> str:
     """A value as a share of a chart's height, clipped to it."""
     return f"{100 * min(1.0, max(0.0, value)):.1f}%" if math.isfinite(value) else "0%"
-
-
-def number(value: Any, digits: int = 2) -> str:
-    """The text of a table cell."""
-    if isinstance(value, Interval):
-        return value.said(digits)
-    if isinstance(value, float):
-        return f"{value:.{digits}f}" if math.isfinite(value) else NONE
-    return str(value)
 
 
 def figure(image: Image.Image) -> str:

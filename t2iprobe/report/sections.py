@@ -11,7 +11,7 @@ from PIL.Image import Image
 
 from t2iprobe.core.statistics import Interval
 
-Cell = str | int | float
+Cell = str | int | float | Interval | None
 LONG = 160  # characters of a headline, at most
 
 Overlap = Literal["found", "all", "some", "none"]
@@ -30,7 +30,7 @@ class ReportTable:
 
     Args:
         columns: column headings.
-        rows: cells; numbers are aligned right and rounded to ``digits``.
+        rows: cells; numbers are aligned right and rounded to ``digits``, ``None`` and NaN are a dash.
         digits: number of decimals.
     """
 

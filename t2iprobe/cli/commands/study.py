@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -146,7 +147,7 @@ def status(options: StatusOptions, context: typer.Context) -> None:
     """
     from t2iprobe.core.runs.status import state_of
 
-    answer = _said(state_of(options.path))
+    answer = _facts(state_of(options.path))
     if options.format is Format.json:
         print_json(answer)
         return
@@ -177,12 +178,12 @@ def list_(options: StudyListOptions, context: typer.Context) -> None:
     if not folder.is_dir() and folder != RUNS:
         there = [str(one) for one in folder.parent.glob("*/")]
         raise ConfigError(f"{folder} is not a folder{near(str(folder), there) if there else ''}")
-    found = [_said(one) for one in listed(folder)]
+    runs = [_facts(one) for one in listed(folder)]
     if options.format is Format.json:
-        print_json({"studies": found})
+        print_json({"studies": runs})
         return
-    print_table(COLUMNS, [[_cell(row, key) for key in ("path", *COLUMNS[1:])] for row in found])
-    for row in found:
+    print_table(COLUMNS, [[_cell(row, key) for key in ("path", *COLUMNS[1:])] for row in runs])
+    for row in runs:
         if "error" in row:
             tell(f"{row['path']}: {row['error']}")
 
@@ -197,41 +198,23 @@ def _cell(row: Mapping[str, Any], key: str) -> str:
     return NONE if row.get(key) in (None, "") else str(row[key])
 
 
-def _said(state: State) -> dict[str, Any]:
-    """The JSON answer about a run folder; for a study it counts the kept answers, even if they were not noted."""
+def _facts(state: State) -> dict[str, Any]:
+    """The JSON answer about a run folder; the answers of a study are counted in its store, which is never behind."""
     from t2iprobe.core.runs import runfolder
-    from t2iprobe.report.folder import PAGE
+    from t2iprobe.report.folder import PAGE, answer_in
 
+    facts = {**asdict(state), "path": str(state.path)}
     if state.error:
-        return {"path": str(state.path), "state": state.state, "bytes": state.bytes, "error": state.error}
+        return {name: facts[name] for name in ("path", "state", "bytes", "error")}
+    del facts["error"]
     settings = runfolder.read_manifest(state.path)["settings"]
-    counts = _counts(state.path, settings)
-    noted = (state.done, state.unit) if counts["answers"] is None else (counts["answers"], "answer")
-    return {
-        "path": str(state.path),
-        "state": state.state,
-        "kind": state.kind,
-        "model": state.model,
-        "localizer": settings.get("localizer", {}).get("name", ""),
-        **counts,
-        "done": noted[0],
-        "total": state.total,
-        "unit": noted[1],
-        "bytes": state.bytes,
-        "started": state.started,
-        "ended": state.ended,
-        "sentence": state.sentence or _sentence(state.path),
-        "report": str(state.path / PAGE) if (state.path / PAGE).is_file() else None,
-    }
-
-
-def _sentence(path: Path) -> str:
-    """The sentence of a run's answer; empty if it has none that can be read."""
-    from t2iprobe.report.folder import answer_in
-
-    with suppress(T2IProbeError):
-        return str((answer_in(path) or {}).get("sentence", ""))
-    return ""
+    facts |= {"localizer": settings.get("localizer", {}).get("name", ""), **_counts(state.path, settings)}
+    if facts["answers"] is not None:
+        facts |= {"done": facts["answers"], "unit": "answer"}
+    if not state.sentence:
+        with suppress(T2IProbeError):  # an answer that cannot be read has no sentence
+            facts["sentence"] = str((answer_in(state.path) or {}).get("sentence", ""))
+    return {**facts, "report": str(state.path / PAGE) if (state.path / PAGE).is_file() else None}
 
 
 def _counts(path: Path, settings: Mapping[str, Any]) -> dict[str, int | None]:
@@ -240,7 +223,7 @@ def _counts(path: Path, settings: Mapping[str, Any]) -> dict[str, int | None]:
 
     pairs = settings.get("pairs")
     if pairs is None:
-        return {"pairs": None, "trials": None, "answers": None}
+        return dict.fromkeys(("pairs", "trials", "answers"))
     try:
         result = StudyResult.open(path)
     except ConfigError:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn
+from rich.progress import MofNCompleteColumn
 
 from t2iprobe.cli.command import takes
 from t2iprobe.cli.console import Format, print_json, print_plan, print_table, say, stopping, tell
@@ -17,7 +17,6 @@ from t2iprobe.cli.cost import agree
 from t2iprobe.cli.progress import Bars, DataColumn, counting
 from t2iprobe.cli.tables import print_wide
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.statistics import Interval
 from t2iprobe.plugins.continual.options import (
     ContinualAnalyzeOptions,
     ContinualOptions,
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
     from t2iprobe.plugins.continual.run import ContinualCallbacks, ContinualRun
     from t2iprobe.plugins.continual.streams import TaskStream
     from t2iprobe.registry.manager import Plugins
-
-NONE: Mapping[str, Any] = {"runs": 0, "mean": None}  # a measure of a method that has no finished run
 
 app = typer.Typer(
     help="Learn concepts one after another by LoRA, without past data or past adapters; measure what is forgotten.",
@@ -217,49 +214,31 @@ def _stream_of_run(options: EvalOptions) -> StreamOptions:
 @contextmanager
 def _watching(run: ContinualRun, cost: ContinualPlan, stop: Stop, shared: Shared) -> Iterator[ContinualCallbacks]:
     """Show two bars: training steps and pictures, counted over all processes."""
-    columns = (DataColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), DataColumn("{task.fields[note]}"))
-    with Bars(*columns) as bar:
-        steps = bar.add_task("training steps", total=cost.steps, note="")
-        pictures = bar.add_task("pictures", total=cost.images, note="")
+    with Bars(MofNCompleteColumn(), DataColumn("{task.fields[note]}")) as shown:
+        steps = shown.add_task("training steps", total=cost.steps, note="")
+        pictures = shown.add_task("pictures", total=cost.images, note="")
 
         def update() -> None:
-            bar.update(steps, completed=int(shared.steps.value))
-            bar.update(pictures, completed=round(shared.pictures.value))
+            shown.update(steps, completed=int(shared.steps.value))
+            shown.update(pictures, completed=round(shared.pictures.value))
 
-        yield shared.callbacks(run, update, begins=lambda what: bar.update(steps, note=what), stop=stop)
+        yield shared.callbacks(run, update, begins=lambda what: shown.update(steps, note=what), stop=stop)
 
 
 def _print_answer(answer: Mapping[str, Any], format: Format) -> None:
     """Print the results of a run."""
+    from t2iprobe.plugins.continual.report import kept_table
+
     if format is Format.json:
         print_json(answer)
         return
     for score, found in answer["scores"].items():
-        _print_scores(score, found)
+        table = kept_table(found, found["shown"])
+        title = f"{score}: mean over runs, with its 95 % interval over orders and seeds"
+        print_wide(table.columns, table.rows, table.digits, title=title)
     if not answer["scores"]:
         tell("no scores yet: t2iprobe continual eval RUN --metric clip-i,dino")
     tell(f"Report with pictures: {answer['report']}")
-
-
-def _print_scores(score: str, found: Mapping[str, Any]) -> None:
-    """Print the measures of all methods, and the mean scores of the references in the first column."""
-    names = found["shown"]
-    heads = ["method", "runs (orders × seeds)", *(name.replace("_", " ") for name in names)]
-    lines = []
-    for method, metrics in found["methods"].items():
-        most = max(metrics.values(), key=lambda one: one["runs"], default=NONE)
-        lines.append([method, _runs(most), *(_cell(metrics.get(name, NONE)) for name in names)])
-    for reference, value in found["references"].items():
-        lines.append([f"({reference})", _runs(value), *[_cell(value), *[""] * len(names)][: len(names)]])
-    print_wide(heads, lines, title=f"{score}: mean over runs, with its 95 % interval over orders and seeds")
-
-
-def _runs(one: Mapping[str, Any]) -> str:
-    return f"{one['runs']} ({one['orders']} × {one['seeds']})" if one["runs"] else "0"
-
-
-def _cell(one: Mapping[str, Any]) -> str:
-    return "-" if one["mean"] is None else Interval.of([one[name] for name in ("mean", "low", "high")]).said(3)
 
 
 def _list_methods(format: Format) -> None:

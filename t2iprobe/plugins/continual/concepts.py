@@ -1,17 +1,21 @@
 """The embedded stream: new kinds of signs for the tiny models, drawn on the spot, and a score that needs no download.
 
-A concept is a mark (``signs.MARKS``): the panel as a flag, a line under it, the first letter alone, … The tokenizer of
+A concept is a mark (:data:`MARKS`): the panel as a flag, a line under it, the first letter alone, … The tokenizer of
 the tiny models has no word to spare, so a concept's token is a letter in the place of the article: ``Q red sign that
 says "LION"``. No prompt that they were trained on has a letter outside the quotes, so it means nothing yet. The
 word stays in its place, because the models find it by its position: with one more token before it, they misspell.
+
+Without a mark a picture is what the embedded models were trained on, pixel by pixel (a test compares the two), so a
+mark is all that is new. The marks are made of what the models' autoencoder can decode: panels, letters, posts and white
+lines in other places than it has seen. It turns a red disc or yellow letters into grey mist, so those cannot be taught.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +23,25 @@ from PIL import Image
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import choice
-from t2iprobe.core.sign_pictures import COLOURS, LAYOUTS, LETTERS, SIZE, WORD_LENGTH
-from t2iprobe.plugins.continual.signs import MARKS, NewSign, draw, pixels
+from t2iprobe.core.sign_pictures import COLOURS, LAYOUTS, LETTERS, PANEL, POST, SIZE, SLOT, WORD_LENGTH, Sign, coverage
 from t2iprobe.plugins.continual.streams import Task, TaskStream
 
+Kind = Literal["layout", "border", "letters", "badge"]
+Canvas = NDArray[np.float32]
+
+#: layout -> first row of the panel
+TOPS = {**LAYOUTS, "flag": 0, "raised": 4}
+#: mark -> what it changes
+MARKS: dict[str, Kind] = {
+    "flag": "layout",  # at the top of one post, which stands on the left
+    "raised": "layout",  # a little above the middle, on the bare wall
+    "underlined": "border",  # a white line along the lower edge only
+    "overlined": "border",  # a white line along the upper edge only
+    "initial": "letters",  # the first letter alone
+    "shifted": "letters",  # half a letter to the right, so that the last one is cut
+    "pegs": "badge",  # two short posts above the panel
+    "stake": "badge",  # one short post below it
+}
 #: mark -> the letter that stands for it
 TOKENS = dict(zip(MARKS, "QZXJVKWY", strict=True))
 #: what the stream teaches by default: one mark of each kind, and a second layout, which competes with the first
@@ -38,7 +57,7 @@ def embedded_stream(seed: int, marks: Sequence[str] = USUAL) -> TaskStream:
 
     Args:
         seed: seed of words, colours and walls.
-        marks: keys of ``signs.MARKS``.
+        marks: keys of :data:`MARKS`.
 
     Raises:
         ConfigError: there is no such mark, or one is given twice.
@@ -128,7 +147,7 @@ class ConceptScore:
         return self.presence(images)[:, list(MARKS).index(task.name)]
 
     def presence(self, images: Sequence[Image.Image]) -> Scores:
-        """The same for every mark, (image, mark) in the order of ``signs.MARKS``."""
+        """The same for every mark, (image, mark) in the order of :data:`MARKS`."""
         stack = np.stack([_small(image) for image in images])
         return np.clip(_fitted().values(_features(stack)), 0.0, 1.0)
 
@@ -215,3 +234,69 @@ def _features(stack: Floats) -> Floats:
     """(picture, y, x, rgb) to (picture, feature) in 0..1: means of two columns, since no mark is narrower."""
     means = stack.reshape(*stack.shape[:2], -1, 2, 3).mean(axis=3)
     return means.reshape(len(stack), -1) / 255
+
+
+@dataclass(frozen=True, slots=True)
+class NewSign(Sign):
+    """What a picture shows.
+
+    Args:
+        word: four capital letters.
+        colour: a key of ``COLOURS``.
+        layout: a key of :data:`TOPS`.
+        shade: shade of the wall, 0 to 255; no prompt mentions it.
+        border, letters, badge: the mark of that kind, or none. A badge is drawn around the middle panel.
+    """
+
+    layout: str = "plain"
+    border: str = ""
+    letters: str = ""
+    badge: str = ""
+
+    @property
+    def marks(self) -> frozenset[str]:
+        """All marks of the picture, that is, everything new about it."""
+        return frozenset({self.layout, self.border, self.letters, self.badge} & set(MARKS))
+
+
+def pixels(sign: NewSign) -> NDArray[np.uint8]:
+    """The picture of a sign, (SIZE, SIZE, 3)."""
+    top = TOPS[sign.layout]
+    picture = np.full((SIZE, SIZE, 3), sign.shade, np.float32)
+    _supports(picture, sign, top)
+    picture[top : top + PANEL] = _panel(sign)
+    return picture.round().astype(np.uint8)
+
+
+def draw(sign: NewSign) -> Image.Image:
+    """The picture of a sign as an image."""
+    return Image.fromarray(pixels(sign))
+
+
+def _supports(picture: Canvas, sign: NewSign, top: int) -> None:
+    """Draw posts and ropes."""
+    above, below = slice(0, top), slice(top + PANEL, SIZE)
+    if sign.layout == "standing" or sign.badge == "stake":
+        picture[below, 14:18] = POST
+    if sign.layout == "flag":
+        picture[below, 4:8] = POST
+    if sign.layout == "hanging":
+        picture[above, [6, 7, 24, 25]] = POST
+    if sign.badge == "pegs":
+        picture[above, 4:8] = picture[above, 24:28] = POST
+
+
+def _panel(sign: NewSign) -> Canvas:
+    """The panel with its letters and lines, (PANEL, SIZE, 3)."""
+    letters = coverage(sign.word)
+    if sign.letters == "initial":
+        letters[:, SLOT:] = 0
+    if sign.letters == "shifted":
+        letters = np.pad(letters, ((0, 0), (SLOT // 2, 0), (0, 0)))[:, :SIZE]
+    panel = np.broadcast_to(np.asarray(COLOURS[sign.colour], np.float32), (PANEL, SIZE, 3))
+    panel = panel * (1 - letters) + 255 * letters
+    if sign.layout == "framed" or sign.border == "overlined":
+        panel[0] = 255
+    if sign.layout == "framed" or sign.border == "underlined":
+        panel[-1] = 255
+    return panel

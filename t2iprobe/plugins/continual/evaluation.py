@@ -18,12 +18,11 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import choice
 from t2iprobe.core.runs import runfolder
 from t2iprobe.core.runs.files import understood
-from t2iprobe.plugins.continual.arms import BASE, ModelSeries, arms
 from t2iprobe.plugins.continual.concepts import ConceptScore
 from t2iprobe.plugins.continual.grid import ResultGrid, grids_in
 from t2iprobe.plugins.continual.scores import LIKENESSES
 from t2iprobe.plugins.continual.streamfile import record
-from t2iprobe.plugins.continual.streams import Task, TaskStream
+from t2iprobe.plugins.continual.streams import BASE, ModelSeries, Task, TaskStream, arms
 
 RETENTION = "ssim"
 TYPES = {"methods": list, "orders": list, "seeds": list, "references": list, "targets": dict}

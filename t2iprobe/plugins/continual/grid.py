@@ -28,7 +28,7 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.runs.checksums import check
 from t2iprobe.core.runs.files import understood
 from t2iprobe.core.study.arrays import Array, compressors, member, read, read_all
-from t2iprobe.plugins.continual.arms import ModelSeries
+from t2iprobe.plugins.continual.streams import ModelSeries
 
 META = "zarr.json"
 AXES = {"scores": ("after", "task", "picture"), "kept": ("after", "picture")}

@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 
 from t2iprobe.core.model import Model
-from t2iprobe.plugins.continual.fusing import fused, weight_of
 from t2iprobe.plugins.continual.initializers import Start
 from t2iprobe.plugins.continual.mergers import TaskUpdate
 from t2iprobe.plugins.continual.methods import ContinualMethod
 from t2iprobe.plugins.continual.recipe import TaskTraining
 from t2iprobe.plugins.continual.streams import Task
-from t2iprobe.plugins.continual.task_state import TaskState, Tensors
+from t2iprobe.plugins.continual.task_state import TaskState, Tensors, fused, weight_of
 from t2iprobe.training.targets import check_rank
 from t2iprobe.training.trainer import Trainer, TrainingCallbacks
 

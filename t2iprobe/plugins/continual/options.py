@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import AfterValidator
 
 from t2iprobe.cli.options import PrintOptions, RunOptions
 from t2iprobe.core.command_options import Integers, Names, Options, option
@@ -23,14 +25,18 @@ if TYPE_CHECKING:
     from t2iprobe.training.targets import Targets
 
 SCOPE = "all-attention"
-#: options of a task's training -> their names in :class:`~t2iprobe.plugins.continual.recipe.TaskTraining`
-RECIPE = {name: name for name in ("rank", "lr", "side", "optimiser", "precision", "checkpointing")} | {
-    "train_steps": "steps",
-    "train_batch_size": "batch",
-    "seed_per_task": "fresh",
-}
-#: options of the sampling -> their names in :class:`~t2iprobe.plugins.continual.recipe.Sampling`
-SAMPLING = {"samples": "samples", "noise_seed": "noise"}
+
+
+def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    for seed in seeds:
+        if seeds.count(seed) > 1:
+            raise ValueError(f"has {seed} twice")
+        if seed < 0:
+            raise ValueError(f"is 0 or more, found {seed}")
+    return seeds
+
+
+Seeds = Annotated[Integers, AfterValidator(_distinct)]
 
 
 class StreamOptions(Options):
@@ -50,8 +56,8 @@ class ContinualOptions(RunOptions, GenerationOptions, LayerOptions, ModelOptions
         help="Methods; default naive,merge-init,merge-ortho,magnitude (the paper's). `--method list` shows all. Parts "
         "can be combined as START+MERGE or START+MERGE+PENALTY, such as row-ortho+ties:density=0.3.",
     )
-    order: Integers = option((), help="Seeds of the orders of tasks, such as 0,5,10,42.")
-    seed: Integers = option((), help="Seeds of the trainings, such as 0,5.")
+    order: Seeds = option((), help="Seeds of the orders of tasks, such as 0,5,10,42.")
+    seed: Seeds = option((), help="Seeds of the trainings, such as 0,5.")
     reference: Names = option((), help="Reference models: base, separate, joint or none; default all three.")
     scope: str | None = option(
         None, help="all-attention, all-cross, localized or random; the last two need --layers or --from."
@@ -174,34 +180,19 @@ def references_of(options: ContinualOptions) -> list[str]:
     return [name for name in REFERENCES if name in (options.reference or REFERENCES)]
 
 
-def _seeds(options: ContinualOptions, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
-    """The seeds, each once.
-
-    Raises:
-        ConfigError: a seed is given twice, or is below 0.
-    """
-    found: tuple[int, ...] = getattr(options, name) or default
-    twice = next((seed for seed in found if found.count(seed) > 1), None)
-    if twice is not None:
-        raise ConfigError(f"{options.called(name)} has {twice} twice")
-    if min(found) < 0:
-        raise ConfigError(f"{options.called(name)} is 0 or more, found {min(found)}")
-    return found
-
-
 def _recipe(options: ContinualOptions, preset: ContinualPreset, side: int) -> TaskTraining:
     """The training, with pictures of ``side`` pixels if neither the options nor the preset say otherwise."""
     from t2iprobe.plugins.continual.recipe import TaskTraining
 
-    given = {name: getattr(options, option) for option, name in RECIPE.items() if options.has(option)}
+    renamed = {"steps": options.train_steps, "batch": options.train_batch_size, "fresh": options.seed_per_task}
+    given = options.given("rank", "lr", "side", "optimiser", "precision", "checkpointing")
+    given |= {name: value for name, value in renamed.items() if value is not None}
     return replace(preset.recipe or TaskTraining(side=side), **given)
 
 
 def _sampling(options: ContinualOptions, preset: ContinualPreset) -> Sampling:
-    given = {name: getattr(options, option) for option, name in SAMPLING.items() if options.has(option)}
-    if options.grid:
-        given["full"] = options.grid == "full"
     settings = {**preset.sampling.settings, **options.generation}
+    given = options.given("samples", "noise_seed", "grid")
     return replace(preset.sampling, **given, settings=settings, batch_size=options.batch_size)
 
 
@@ -226,7 +217,6 @@ def build(options: ContinualOptions, plugins: Plugins) -> ContinualRun:
     from t2iprobe.plugins.continual.run import ContinualRun
 
     preset, chosen, references = preset_of(options), methods(list(options.method or PAPER)), references_of(options)
-    orders, seeds = _seeds(options, "order", preset.orders), _seeds(options, "seed", preset.seeds)
     scorers(scores_of(options))
     stream = preset.stream(None) if options.full_size and options.data is None else stream_of(options)
     model = _model(options, plugins)
@@ -234,15 +224,14 @@ def build(options: ContinualOptions, plugins: Plugins) -> ContinualRun:
     if (scale := sampling.settings.get("guidance")) is not None:
         model.defaults["guidance"] = scale
     recipe = _recipe(options, preset, min(model.picture_size(sampling.settings)))
-    recipe.settings(0)  # refuses what the trainer refuses
     base = "" if options.full_size else provenance.digest([model.pipeline])
     found = ContinualRun(
         options.folder(model.ref),
         Learner(model, targets.modules, recipe, base),
         stream,
         chosen,
-        orders,
-        seeds,
+        options.order or preset.orders,
+        options.seed or preset.seeds,
         references,
         sampling,
         {"scope": targets.scope, "layers": list(targets.layers), "modules": len(targets.modules)},

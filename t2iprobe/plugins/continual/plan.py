@@ -11,12 +11,12 @@ from typing import Any
 from t2iprobe.cli.cost import duration
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.parse import size_text
-from t2iprobe.plugins.continual.arms import JOINT, SEPARATE, ModelSeries
 from t2iprobe.plugins.continual.grid import grids_in
 from t2iprobe.plugins.continual.mergers import Svd
 from t2iprobe.plugins.continual.methods import ContinualMethod
 from t2iprobe.plugins.continual.regularizers import Ewc, OLora
 from t2iprobe.plugins.continual.run import ContinualRun
+from t2iprobe.plugins.continual.streams import JOINT, SEPARATE, ModelSeries
 from t2iprobe.plugins.continual.task_state import tasks_in
 from t2iprobe.training.lora import Lora
 from t2iprobe.training.trainer import Trainer

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 
@@ -14,50 +14,38 @@ from t2iprobe.core.model import Model, OnStep
 from t2iprobe.plugins.continual.grid import Shape
 from t2iprobe.plugins.continual.streams import Picture, Task, TaskStream
 from t2iprobe.training.dataset import Crop, Example, Pictures
-from t2iprobe.training.devices import Precision
 from t2iprobe.training.trainer import Settings
 
 APART = 1009  # distance between the seeds of two runs, more than a stream has tasks
 
 
-@dataclass(frozen=True)
-class TaskTraining:
-    """The training of a task; the defaults are the paper's.
+@dataclass(frozen=True, slots=True)
+class TaskTraining(Settings):
+    """The training of a task: the trainer's settings, with the paper's defaults, and what is trained on what.
 
     Args:
         rank: rank of each task's adapter.
-        steps: steps of the optimiser per task.
-        lr: learning rate, which is constant.
-        batch: rows per step.
         side: side length of the training pictures in pixels.
         crop: where the square is cut from a picture.
-        optimiser, weight_decay, clip: as for the trainer.
-        checkpointing: whether to use less memory and more time.
-        precision: precision of the forward pass.
         fresh: whether each task draws its own start and noise; the paper's code seeds every task of a run alike.
     """
 
-    rank: int = 64
     steps: int = 850
     lr: float = 1e-5
     batch: int = 1
+    weight_decay: float = 1e-4
+    rank: int = 64
     side: int = 1024
     crop: Crop = "center"
-    optimiser: str = "adamw"
-    weight_decay: float = 1e-4
-    clip: float = 1.0
-    checkpointing: bool = False
-    precision: Precision = "no"
     fresh: bool = True
 
-    def seed(self, run: int, index: int) -> int:
+    def task_seed(self, run: int, index: int) -> int:
         """The seed of a task by its index in the stream, so it does not depend on the task's place in an order."""
         return run * APART + index if self.fresh else run
 
     def settings(self, seed: int, tasks: int = 1) -> Settings:
         """Settings for the trainer; several ``tasks`` at once take as many times the steps."""
-        shared = {name: value for name, value in asdict(self).items() if name in Settings.__dataclass_fields__}
-        return Settings(**shared | {"steps": self.steps * tasks, "seed": seed})
+        return replace(self, steps=self.steps * tasks, seed=seed)
 
     def pictures(self, tasks: Sequence[Task], seed: int) -> Pictures:
         """The training pictures of one task, or of several at once, with their captions."""
@@ -79,16 +67,16 @@ class Sampling:
 
     Args:
         samples: pictures per prompt.
-        noise: seed of the first noise; every prompt, task and model gets the same noises.
+        noise_seed: seed of the first noise; every prompt, task and model gets the same noises.
         settings: settings of the generation (``num_steps``, ``guidance``, ``height``, ``width``).
-        full: whether tasks that are still to come are sampled too.
+        grid: ``full`` if tasks that are still to come are sampled too, else ``seen``.
         batch_size: most pictures at once, by default as many as fit; the pictures do not depend on it.
     """
 
     samples: int = 8
-    noise: int = 42
+    noise_seed: int = 42
     settings: Mapping[str, Any] = field(default_factory=dict)
-    full: bool = False
+    grid: Literal["seen", "full"] = "seen"
     batch_size: int | None = None
 
     def draw(
@@ -96,7 +84,7 @@ class Sampling:
     ) -> list[Image.Image]:
         """Draw pictures prompt by prompt, each prompt with every noise."""
         rows = [prompt for prompt in prompts for _ in range(self.samples)]
-        seeds = [self.noise + number for _ in prompts for number in range(self.samples)]
+        seeds = [self.noise_seed + number for _ in prompts for number in range(self.samples)]
         generation = model.generation(rows, seeds, **self.settings)
         return model.run(generation, batch_size=self.batch_size, on_step=on_step).images
 
@@ -116,4 +104,4 @@ class Sampling:
 
     def record(self) -> dict[str, Any]:
         """What decides the pictures, for a manifest."""
-        return {"samples": self.samples, "noise": self.noise, "settings": dict(self.settings), "full": self.full}
+        return {name: value for name, value in asdict(self).items() if name != "batch_size"}

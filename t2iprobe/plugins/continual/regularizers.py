@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.plugins.continual.fusing import weight_of
-from t2iprobe.plugins.continual.task_state import TaskState, Tensors
+from t2iprobe.plugins.continual.task_state import TaskState, Tensors, weight_of
 from t2iprobe.training.trainer import Trainer
 
 Penalty = Callable[[], Tensor]

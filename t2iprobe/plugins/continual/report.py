@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from t2iprobe.cli.tables import NONE
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import counted
 from t2iprobe.core.runs import runfolder
 from t2iprobe.core.statistics import Interval
 from t2iprobe.plugins.continual import plots
-from t2iprobe.plugins.continual.arms import BASE, ModelSeries
-from t2iprobe.plugins.continual.forgetting import MEASURES, Run, by_task, mean_matrix, over_runs, paired
+from t2iprobe.plugins.continual.forgetting import MEASURES, Run, by_task, mean_matrix, paired
 from t2iprobe.plugins.continual.grid import ResultGrid
-from t2iprobe.plugins.continual.results import Results, Series, Spread
+from t2iprobe.plugins.continual.results import Results, Series, spread
 from t2iprobe.plugins.continual.run_weights import Weights, null_curves, weights_of
+from t2iprobe.plugins.continual.streams import BASE, ModelSeries
 from t2iprobe.plugins.continual.weights_analysis import null_ratio, opposed_curve
 from t2iprobe.report.figures import cell_for, drawn, grid
 from t2iprobe.report.folder import PAGE, RunView, answer_in, write
@@ -32,8 +33,9 @@ if TYPE_CHECKING:
 
     from t2iprobe.registry.manager import Plugins
 
-MINUS = "\u2212"
 NAIVE = "naive"
+PLASTICITY = "learning_accuracy", "bwt"  # how well tasks are learnt, and how well they are kept
+EMPTY: Mapping[str, Any] = {"runs": 0}  # a measure that no finished run has
 LOST = ("learnt", "best", "end", "lost")  # scores of a task
 #: measures in the terminal's table; the JSON has all of them
 SHOWN = ("average_score", "forgetting", "learning_accuracy", "bwt", "fwt", "intransigence", "retention")
@@ -65,18 +67,17 @@ def view(path: Path, plugins: Plugins, *, weights: bool | None = None, against: 
     if looked:
         found["weights"] = {name: one.record() for name, one in looked.items()}
         found["independent_tasks"] = null_curves(len(results.tasks))
-    sheet, plot = _sheet(results), _plot(results)
-    pictures = [] if sheet is None else [Section("Pictures", sheet[0], figures=[("One picture per task", sheet[1])])]
+    text, sheet = _sheet(results)
+    pictures = [] if sheet is None else [Section("Pictures", text, figures=[("One picture per task", sheet)])]
     page = _page(results, [*sections(results, other), *pictures, *weighed(looked)])
     finished = results.manifest.get("state") == runfolder.FINISHED
-    return RunView(page, found if finished else None, None if sheet is None else sheet[1], plot)
+    return RunView(page, found if finished else None, sheet, _plot(results))
 
 
 def show(path: Path, plugins: Plugins, *, weights: bool | None = None, against: Path | None = None) -> dict[str, Any]:
     """Write what a run shows into its folder; returns the answer, also of a run that is not finished."""
     made = view(path, plugins, weights=weights, against=against)
-    results = Results(path)
-    return write(path, made) or {**_facts(results), "run": str(path), "report": str(path / PAGE)}
+    return write(path, made) or {**_facts(Results(path)), "run": str(path), "report": str(path / PAGE)}
 
 
 def _other(results: Results, against: Path | None) -> Results | None:
@@ -99,26 +100,20 @@ def _facts(results: Results) -> dict[str, Any]:
         "stream": settings["stream"]["name"],
         "scope": settings["targets"]["scope"],
         "tasks": results.tasks,
-        "scores": {score: _measures(results, score) for score in results.scores},
+        "scores": {score: _summarized(results, score) for score in results.scores},
     }
 
 
-def _measures(results: Results, score: str) -> dict[str, Any]:
-    """Every measure of every method, summarized over runs."""
-    values = {name: over_runs(results.summaries(score, name)) for name in results.methods}
-    methods = {name: {one: Spread.of(runs).record() for one, runs in found.items()} for name, found in values.items()}
-    known = _known(values)
+def _summarized(results: Results, score: str) -> dict[str, Any]:
+    """Every measure of every method, summarized over runs, and the references."""
+    values, references = results.measures(score), results.references(score)
+    known = [name for name in MEASURES if any(found.get(name) for found in values.values())]
     return {
-        "methods": methods,
-        "references": {name: Spread.of(runs).record() for name, runs in results.references(score).items()},
+        "methods": {name: {one: spread(runs) for one, runs in found.items()} for name, found in values.items()},
+        "references": {name: spread(runs) for name, runs in references.items()},
         "shown": [name for name in SHOWN if name in known],
         "meaning": {name: MEASURES[name] for name in known},
     }
-
-
-def _known(values: Mapping[str, Values]) -> list[str]:
-    """The measures that any method has a value of."""
-    return [name for name in MEASURES if any(found.get(name) for found in values.values())]
 
 
 def _page(results: Results, parts: Sequence[Section]) -> Page:
@@ -140,18 +135,45 @@ def _sentence(results: Results) -> str:
     if not results.scores:
         return "No pictures are scored yet: t2iprobe continual eval RUN --metric clip-i,dino."
     score = results.scores[0]
-    runs = {name: found for name in results.methods if (found := list(results.summaries(score, name).values()))}
-    if not runs:
+    measures = {name: found for name, found in results.measures(score).items() if found}
+    if not measures:
         return "No method has learnt the whole stream yet; the results so far are below."
     kept, lost = (
-        {name: float(np.mean([one[what] for one in found])) for name, found in runs.items()}
+        {name: float(np.mean(list(found[what].values()))) for name, found in measures.items()}
         for what in ("average_score", "forgetting")
     )
     best, worst = max(kept, key=lambda name: kept[name]), max(lost, key=lambda name: lost[name])
+    runs = counted(len(measures[best]["average_score"]), "run")
     return (
         f"By {score}, {best} ends with the best average score ({kept[best]:.2f}), and {worst} forgets most "
-        f"({lost[worst]:.2f} per task), by the mean over {counted(len(runs[best]), 'run')}; intervals are below."
+        f"({lost[worst]:.2f} per task), by the mean over {runs}; intervals are below."
     )
+
+
+def kept_table(found: Mapping[str, Any], measures: Sequence[str]) -> ReportTable:
+    """The measures of all methods; the mean scores of the references are in the first column.
+
+    Args:
+        found: one of the ``scores`` of an answer.
+        measures: the measures to show.
+    """
+    rows: list[list[Cell]] = []
+    for name, spreads in found["methods"].items():
+        most = max(spreads.values(), key=lambda one: int(one["runs"]), default=EMPTY)
+        rows.append([name, _count(most), *(_interval(spreads.get(one, EMPTY)) for one in measures)])
+    blank = [""] * (len(measures) - 1)
+    rows += [[f"({name})", _count(one), _interval(one), *blank] for name, one in found["references"].items()]
+    heads = ["method", "runs (orders × seeds)", *map(_words, measures)]
+    return ReportTable(heads, [row[: len(heads)] for row in rows], digits=3)
+
+
+def _count(found: Mapping[str, Any]) -> str:
+    """``8 (4 × 2)``: orders times seeds."""
+    return f"{found['runs']} ({found['orders']} × {found['seeds']})" if found["runs"] else "0"
+
+
+def _interval(found: Mapping[str, Any]) -> Interval | None:
+    return Interval.of([found[name] for name in ("mean", "low", "high")]) if found["runs"] else None
 
 
 def sections(results: Results, other: Results | None = None) -> list[Section]:
@@ -171,18 +193,21 @@ def sections(results: Results, other: Results | None = None) -> list[Section]:
 
 def _of_score(results: Results, score: str) -> Iterator[Section]:
     """Sections on one score: measures, methods between learning and keeping, fate of the first task, every cell."""
-    series = {name: [one for one in results.series(score, name) if one.finished] for name in results.methods}
-    series = {name: found for name, found in series.items() if found}
+    series = results.finished(score)
     if not series:
         return
-    values = {name: over_runs(results.summaries(score, name)) for name in series}
-    yield _kept(values, results.references(score), score)
-    if NAIVE in series and len(series) > 1:
+    found, values = _summarized(results, score), results.measures(score)
+    meaning = "; ".join(
+        f"{_words(one)}: {text.removeprefix(f'{_words(one)}: ')}" for one, text in found["meaning"].items()
+    )
+    text = f"Means over runs with 95 % intervals over orders and seeds. R[i, j]: task j after training i. {meaning}."
+    yield Section(f"What is kept, by {score}", text, table=kept_table(found, list(found["meaning"])))
+    if values.get(NAIVE) and len(series) > 1:
         yield from _beside_naive(values, score)
-    if points := _points(values):
-        title = "Learning and keeping"
+    title = "Learning and keeping"
+    if plot := _learning_and_keeping(values, title):
         text = "Up and to the right is better. The bars are 95 % intervals over orders and seeds."
-        yield Section(title, text, figures=[(score, _drawn(plots.stability_plasticity(points, title=title)))])
+        yield Section(title, text, figures=[(score, plot)])
     yield _forgetting(series, score)
     means = {name: mean_matrix([one.matrix for one in runs]) for name, runs in series.items()}
     text = "Means over runs; tasks by their place in the order, so a row is a different concept in another order."
@@ -191,26 +216,12 @@ def _of_score(results: Results, score: str) -> Iterator[Section]:
     yield _tasks(series, results.tasks, score)
 
 
-def _kept(values: Mapping[str, Values], references: Values, score: str) -> Section:
-    known = _known(values)
-    meaning = "; ".join(f"{_words(name)}: {MEASURES[name].removeprefix(f'{_words(name)}: ')}" for name in known)
-    text = f"Means over runs with 95 % intervals over orders and seeds. R[i, j]: task j after training i. {meaning}."
-    rows: list[list[Cell]] = [
-        [name, _count(set().union(*runs.values())), *(_cell(runs.get(one, {})) for one in known)]
-        for name, runs in values.items()
-    ]
-    blank = [""] * (len(known) - 1)
-    rows += [[f"({name})", _count(runs), _cell(runs), *blank] for name, runs in references.items()]
-    columns = ["method", "runs (orders × seeds)", *map(_words, known)]
-    return Section(f"What is kept, by {score}", text, table=ReportTable(columns, rows, digits=3))
-
-
 def _beside_naive(values: Mapping[str, Values], score: str) -> Iterator[Section]:
     """The difference from the naive method, run by run, that is, for the same order and seed."""
     shown = ("average_score", "forgetting", "learning_accuracy")
     rows: list[list[Cell]] = []
     for name, runs in values.items():
-        pairs = [paired(runs[one], values[NAIVE][one]) for one in shown]
+        pairs = [paired(runs.get(one, {}), values[NAIVE][one]) for one in shown]
         if name != NAIVE and any(pairs):
             rows.append([name, *map(_difference, pairs)])
     if rows:
@@ -219,9 +230,13 @@ def _beside_naive(values: Mapping[str, Values], score: str) -> Iterator[Section]
         yield Section(f"Beside {NAIVE}, by {score}", text, table=table)
 
 
-def _points(values: Mapping[str, Values]) -> dict[str, tuple[Interval, Interval]]:
-    found = {name: [Spread.of(runs[one]) for one in ("learning_accuracy", "bwt")] for name, runs in values.items()}
-    return {name: (x.interval, y.interval) for name, (x, y) in found.items() if x.runs and y.runs}
+def _learning_and_keeping(values: Mapping[str, Values], title: str) -> Image.Image | None:
+    """Every method between learning and keeping; ``None`` if no method has both measures."""
+    known = {name: [spread(runs.get(one, {})) for one in PLASTICITY] for name, runs in values.items()}
+    points = {
+        name: (x, y) for name, found in known.items() if (x := _interval(found[0])) and (y := _interval(found[1]))
+    }
+    return _drawn(plots.stability_plasticity(points, title=title)) if points else None
 
 
 def _forgetting(series: Mapping[str, Sequence[Series]], score: str) -> Section:
@@ -248,9 +263,7 @@ def _tasks(series: Mapping[str, Sequence[Series]], tasks: Sequence[str], score: 
         found = np.stack(
             [np.stack([*by_task(one.matrix).values(), one.base])[:, np.argsort(one.order)] for one in runs]
         )
-        for index, task in enumerate(tasks):
-            means = [_mean(values) for values in found[:, :, index].T]
-            rows.append([name, task, *("–" if mean is None else mean for mean in means)])
+        rows += [[name, task, *map(_mean, found[:, :, index].T)] for index, task in enumerate(tasks)]
     text = "Means over runs: when the task was learnt, the best since, at the end, and what is lost from the best."
     columns = ["method", "task", *LOST, "base model"]
     return Section(f"Which tasks are forgotten, by {score}", text, table=ReportTable(columns, rows, digits=3))
@@ -259,10 +272,10 @@ def _tasks(series: Mapping[str, Sequence[Series]], tasks: Sequence[str], score: 
 def _against(results: Results, other: Results, score: str) -> Iterator[Section]:
     """The same methods with other layers trained: the difference of this run from the other one, run by run."""
     rows: list[list[Cell]] = []
+    mine, theirs = results.measures(score), other.measures(score)
     for name in results.methods:
-        mine, theirs = (over_runs(one.summaries(score, name)) for one in (results, other))
         for measure in ("average_score", "forgetting", "learning_accuracy", "bwt"):
-            one, two = mine.get(measure, {}), theirs.get(measure, {})
+            one, two = mine[name].get(measure, {}), theirs.get(name, {}).get(measure, {})
             both = [run for run in one if run in two]
             if both:
                 means = [float(np.mean([runs[run] for run in both])) for runs in (one, two)]
@@ -282,21 +295,18 @@ def _scope(results: Results) -> str:
 
 def _plot(results: Results) -> Image.Image | None:
     """The methods between learning and keeping, by the first score that has all it takes; ``None`` without scores."""
-    for score in results.scores:
-        values = {name: found for name in results.methods if (found := over_runs(results.summaries(score, name)))}
-        if points := _points(values):
-            return _drawn(plots.stability_plasticity(points, title=f"Learning and keeping, by {score}"))
-    return None
+    made = (_learning_and_keeping(results.measures(one), f"Learning and keeping, by {one}") for one in results.scores)
+    return next(filter(None, made), None)
 
 
-def _sheet(results: Results) -> tuple[str, Image.Image] | None:
+def _sheet(results: Results) -> tuple[str, Image.Image | None]:
     """What the models drew in the first finished order and seed: each task when it was learnt, and at the end.
 
     There is one picture per task, of its first prompt and the first noise. The text says which order and seed it is.
     """
     finished = {name: arms for name in results.methods if (arms := results.arms(name))}
     if not finished:
-        return None
+        return "", None
     arm = next(iter(finished.values()))[0]
     order = arm.sequence(len(results.tasks))
     rows = []
@@ -360,28 +370,11 @@ def _words(measure: str) -> str:
     return {"bwt": "backward transfer", "fwt": "forward transfer"}.get(measure, measure.replace("_", " "))
 
 
-def _count(runs: Collection[Run]) -> str:
-    """``8 (4 × 2)``: orders times seeds."""
-    orders, seeds = (len(set(one)) for one in zip(*runs, strict=True))
-    return f"{len(runs)} ({orders} × {seeds})"
-
-
 def _mean(values: Sequence[float]) -> float | None:
     """The mean of the known values; ``None`` if there is none."""
     known = [value for value in values if np.isfinite(value)]
     return float(np.mean(known)) if known else None
 
 
-def _cell(values: Mapping[Run, float]) -> str:
-    spread = Spread.of(values)
-    return _said(spread.interval) if spread.runs else "–"
-
-
 def _difference(found: Interval | None) -> str:
-    return "–" if found is None else _said(found, sign=True)
-
-
-def _said(found: Interval, *, sign: bool = False) -> str:
-    """A value with its interval, with true minus signs, and none before 0."""
-    rounded = Interval(*(round(value, 3) + 0.0 for value in found))
-    return rounded.said(3, sign=sign).replace("-", MINUS)
+    return NONE if found is None else found.said(3, sign=True)

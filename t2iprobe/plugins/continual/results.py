@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,11 @@ import numpy as np
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import near
-from t2iprobe.core.statistics import Interval, crossed
-from t2iprobe.plugins.continual.arms import BASE, SEPARATE, ModelSeries
+from t2iprobe.core.statistics import crossed
 from t2iprobe.plugins.continual.evaluation import RETENTION, grids_of, read_run
-from t2iprobe.plugins.continual.forgetting import Matrix, Run, summary
+from t2iprobe.plugins.continual.forgetting import Matrix, Run, over_runs, summary
 from t2iprobe.plugins.continual.grid import ResultGrid
+from t2iprobe.plugins.continual.streams import BASE, SEPARATE, ModelSeries
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Results:
         """Names of the scores that there are."""
         return sorted({name for grid in self.grids.values() for name in grid.names()})
 
-    def series(self, score: str, method: str) -> Iterator[Series]:
+    def series(self, score: str, method: str) -> list[Series]:
         """The arms of a method.
 
         Raises:
@@ -87,29 +87,34 @@ class Results:
         """
         if score not in self.scores:
             raise ConfigError(f"{self.folder} has no score {score!r}{near(score, self.scores or ['none yet'])}")
-        for arm in (arm for arm in self.grids if arm.method == method):
-            grid, known = self.grids[arm], self.grids[arm].scores(score)
-            if known is not None:
-                yield Series(
-                    arm,
-                    known.mean(axis=2, dtype=np.float64),
-                    self._reference(ModelSeries(BASE), score)[grid.order],
-                    self._reference(ModelSeries(SEPARATE, None, arm.seed), score)[grid.order],
-                    _kept(grid),
-                    tuple(grid.order),
-                )
+        return [
+            Series(
+                arm,
+                known.mean(axis=2, dtype=np.float64),
+                self._reference(ModelSeries(BASE), score)[grid.order],
+                self._reference(ModelSeries(SEPARATE, None, arm.seed), score)[grid.order],
+                _kept(grid),
+                tuple(grid.order),
+            )
+            for arm, grid in self.grids.items()
+            if arm.method == method and (known := grid.scores(score)) is not None
+        ]
+
+    def finished(self, score: str) -> dict[str, list[Series]]:
+        """The finished arms of every method that has some."""
+        found = {name: [one for one in self.series(score, name) if one.finished] for name in self.methods}
+        return {name: series for name, series in found.items() if series}
+
+    def measures(self, score: str) -> dict[str, dict[str, dict[Run, float]]]:
+        """The measures of ``forgetting`` of every method, by order and seed of its finished arms."""
+        found: dict[str, dict[str, dict[Run, float]]] = {name: {} for name in self.methods}
+        for name, series in self.finished(score).items():
+            found[name] = over_runs({one.arm.run: summary(one.matrix, one.base, one.alone, one.kept) for one in series})
+        return found
 
     def arms(self, method: str) -> list[ModelSeries]:
         """The arms of a method that learnt and sampled the whole stream."""
         return [arm for arm, grid in self.grids.items() if arm.method == method and grid.done[-1].any()]
-
-    def summaries(self, score: str, method: str) -> dict[Run, dict[str, float]]:
-        """The measures of ``forgetting`` of every finished run of a method, by order and seed."""
-        return {
-            one.arm.run: summary(one.matrix, one.base, one.alone, one.kept)
-            for one in self.series(score, method)
-            if one.finished
-        }
 
     def references(self, score: str) -> dict[str, dict[Run, float]]:
         """The mean score of each reference over the tasks, seed by seed; it is the same for all orders."""
@@ -131,37 +136,19 @@ def _kept(grid: ResultGrid) -> Matrix:
     return np.full(len(grid.done), np.nan) if known is None else known.mean(axis=1, dtype=np.float64)
 
 
-@dataclass(frozen=True)
-class Spread:
-    """A number over the runs of a method.
+def spread(values: Mapping[Run, float | Sequence[float]]) -> dict[str, Any]:
+    """Statistics over runs that each have one number or several, as JSON; numbers that are not finite do not count.
 
-    Args:
-        mean, std: mean and standard deviation of the values; the deviation is the population's, as in the paper.
-        interval: 95 % interval of the mean over orders and seeds, see :func:`t2iprobe.core.statistics.crossed`.
-        runs, orders, seeds: how many there are.
+    Returns:
+        ``mean`` and ``std`` of the numbers (the deviation is the population's, as in the paper); ``low`` and ``high``,
+        the mean's 95 % interval over orders and seeds (:func:`t2iprobe.core.statistics.crossed`); and how many
+        ``runs``, ``orders`` and ``seeds`` there are. What cannot be computed is ``None``.
     """
-
-    mean: float
-    std: float
-    interval: Interval
-    runs: int
-    orders: int
-    seeds: int
-
-    @classmethod
-    def of(cls, values: Mapping[Run, float | Sequence[float]]) -> Spread:
-        """Statistics over runs that each have one number or several, leaving out those that could not be computed."""
-        known = [(run, one) for run, found in values.items() for one in np.atleast_1d(found) if np.isfinite(one)]
-        if not known:
-            none = float("nan")
-            return cls(none, none, Interval(none, none, none), 0, 0, 0)
-        labels, numbers = zip(*known, strict=True)
-        orders, seeds = zip(*labels, strict=True)
-        found = crossed(numbers, orders, seeds)
-        return cls(found.mean, float(np.std(numbers)), found, *(len(set(one)) for one in (labels, orders, seeds)))
-
-    def record(self) -> dict[str, Any]:
-        """The numbers for JSON, with ``None`` for NaN."""
-        found = asdict(self)
-        mean, low, high = found.pop("interval").plain()
-        return {**found, "mean": mean, "low": low, "high": high, "std": self.std if self.runs else None}
+    known = [(run, one) for run, found in values.items() for one in np.atleast_1d(found) if np.isfinite(one)]
+    if not known:
+        return {**dict.fromkeys(("mean", "low", "high", "std")), **dict.fromkeys(("runs", "orders", "seeds"), 0)}
+    runs, numbers = zip(*known, strict=True)
+    orders, seeds = zip(*runs, strict=True)
+    mean, low, high = crossed(numbers, orders, seeds).plain()
+    counts = {"runs": len(set(runs)), "orders": len(set(orders)), "seeds": len(set(seeds))}
+    return {"mean": mean, "low": low, "high": high, "std": float(np.std(numbers)), **counts}

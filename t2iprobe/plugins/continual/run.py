@@ -32,14 +32,12 @@ from t2iprobe.core.runs.files import write
 from t2iprobe.core.runs.lock import POLL, lock, waiting_lock
 from t2iprobe.core.runs.stop import Stop
 from t2iprobe.plugins.continual import streamfile
-from t2iprobe.plugins.continual.arms import BASE, JOINT, SEPARATE, ModelSeries, arms
-from t2iprobe.plugins.continual.fusing import fused
 from t2iprobe.plugins.continual.grid import ResultGrid, Shape
 from t2iprobe.plugins.continual.learning import Learner
 from t2iprobe.plugins.continual.methods import ContinualMethod, method
 from t2iprobe.plugins.continual.recipe import Sampling
-from t2iprobe.plugins.continual.streams import TaskStream
-from t2iprobe.plugins.continual.task_state import STATE, TaskState, Tensors
+from t2iprobe.plugins.continual.streams import BASE, JOINT, SEPARATE, ModelSeries, TaskStream, arms
+from t2iprobe.plugins.continual.task_state import STATE, TaskState, Tensors, fused
 from t2iprobe.training.trainer import CHECKPOINT, TrainingCallbacks
 
 PLAIN = method("naive")  # how the references are learnt
@@ -115,7 +113,7 @@ class ContinualRun:
         """What the model after a task draws: positions of tasks; the number of tasks stands for the generic prompts."""
         tasks = len(self.stream)
         generic = [tasks] if self.stream.generic and arm.method != SEPARATE else []
-        return [*range(tasks if self.sampling.full or arm.reference else after + 1), *generic]
+        return [*range(tasks if self.sampling.grid == "full" or arm.reference else after + 1), *generic]
 
     @cached_property
     def shape(self) -> Shape:
@@ -289,7 +287,7 @@ class _Worker:
 
         learner, tasks = self.run.learner, [self.run.stream.tasks[index] for index in indices]
         training = TrainingCallbacks(on_step=on_step, stop=self.callbacks.stop)
-        seed = learner.recipe.seed(seed, indices[0])
+        seed = learner.recipe.task_seed(seed, indices[0])
         return learner.learn(by, state, tasks, seed, file.parent, training, trained)
 
     def _load(self, file: Path) -> TaskState:

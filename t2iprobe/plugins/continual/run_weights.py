@@ -12,13 +12,13 @@ from torch import Tensor
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.continual import weights_analysis as analysis
-from t2iprobe.plugins.continual.arms import ModelSeries
 from t2iprobe.plugins.continual.forgetting import Run
 from t2iprobe.plugins.continual.mergers import Magnitude, TaskUpdate
 from t2iprobe.plugins.continual.methods import method
 from t2iprobe.plugins.continual.recipe import TaskTraining
-from t2iprobe.plugins.continual.results import Results, Spread
+from t2iprobe.plugins.continual.results import Results, spread
 from t2iprobe.plugins.continual.run import archived
+from t2iprobe.plugins.continual.streams import ModelSeries
 from t2iprobe.plugins.continual.task_state import TaskState
 
 DELTA = "delta:"
@@ -60,7 +60,7 @@ class Weights:
         """Conflicts by the number of later tasks, over runs, because the tasks of one run are not independent."""
         curves = {run: analysis.opposed_curve([found], what) for run, found in self.conflicts.items()}
         every = sorted({later for curve in curves.values() for later in curve})
-        return {n: Spread.of({run: curve.get(n, ()) for run, curve in curves.items()}).record() for n in every}
+        return {n: spread({run: curve.get(n, ()) for run, curve in curves.items()}) for n in every}
 
 
 def weights_of(results: Results) -> dict[str, Weights]:
@@ -149,7 +149,7 @@ class Replay(Mapping[str, list[Tensor]]):
             dense = tensors.get(f"{DELTA}{path}")
             return tensors[f"{path}.lora_B.weight"] @ tensors[f"{path}.lora_A.weight"] if dense is None else dense
 
-        seed = self.recipe.seed(self.arm.seed or 0, self.order[task])
+        seed = self.recipe.task_seed(self.arm.seed or 0, self.order[task])
         return TaskUpdate([path], tensors, delta, self.recipe.rank, seed)
 
 

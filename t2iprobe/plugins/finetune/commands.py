@@ -1,14 +1,10 @@
-"""``t2iprobe finetune``: LoRA on the found layers, and on others for comparison. Imports no torch by itself."""
+"""``t2iprobe finetune``: LoRA on the found layers, and on others for comparison. Does not import torch by itself."""
 
 from __future__ import annotations
-
-import os
-from pathlib import Path
 
 import typer
 
 from t2iprobe.cli.command import takes
-from t2iprobe.cli.console import answers, notes
 from t2iprobe.plugins.finetune.options import FinetuneOptions
 
 app = typer.Typer()
@@ -37,11 +33,5 @@ def finetune(options: FinetuneOptions, context: typer.Context) -> None:
     if options.plan:
         report.print_plan(running.cost_plan(options, context.obj), options.format)
         return
-    first = os.environ.get("RANK", "0") == "0"
-    if not first:  # only the first process of `accelerate launch` prints
-        answers.quiet = notes.quiet = True
-    out, runs = running.trained(options, context.obj)
-    if first:
-        for run in runs:
-            context.obj.show(Path(run["run"]))
-        report.print_runs(context.obj.show(out), runs, options.format)
+    if (answer := running.trained(options, context.obj))["runs"]:
+        report.print_runs(answer, options.format)

@@ -47,6 +47,7 @@ SCORES = {
     "precision": "tuned pictures that could be the base model's",
     "recall": "base pictures that could be the tuned model's",
 }
+SHOWN = ("learn_f1", "learn_exact", "keep_f1", "keep_exact", "keep_ssim", "precision", "recall")  # in short tables
 SIDE = 11  # pixels, the smallest side that SSIM can take
 NEIGHBOURS = 3
 CELLS = 8  # per side, to which a picture's latents are averaged

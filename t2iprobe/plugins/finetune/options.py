@@ -1,8 +1,8 @@
-"""The options of ``t2iprobe finetune``. Imports no torch."""
+"""The options of ``t2iprobe finetune``, and published settings for ``--preset``. Does not import torch."""
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from t2iprobe.cli.options import RunOptions
 from t2iprobe.cli.papers import paper_settings
@@ -11,7 +11,27 @@ from t2iprobe.core.names import choice
 from t2iprobe.core.option_groups import GenerationOptions, LayerOptions, StagedModelOptions
 from t2iprobe.core.seeds import SEEDS
 from t2iprobe.core.textfile import LISTED
-from t2iprobe.plugins.finetune.presets import PRESETS
+
+#: "Precise Parameter Localization for Textual Generation in Diffusion Models" (arXiv 2502.09935). Its main run is
+#: SDXL's; what the paper and its reference code do not say about the other models is taken from it
+SDXL: dict[str, Any] = {
+    "projections": "both",
+    "rank": 4,
+    "lr": 1e-6,
+    "train_batch_size": 512,
+    "train_steps": 7254,
+    "resolution": 512,
+    "precision": "fp16",
+    "checkpointing": True,
+}
+#: preset -> architecture -> options of the command; model, layers, dtype and seed are in ``cli.papers``
+PRESETS = {"iclr2025": {"sdxl": SDXL, "sd3": {**SDXL, "projections": "image"}, "if": {**SDXL, "resolution": 64}}}
+#: architecture -> what is not published for it
+CARRIED = {
+    "sd3": "the reference code adapts the image tokens' projections; the rest is taken from SDXL",
+    "if": "no fine-tuning of this model is published; everything but the layer is taken from SDXL",
+}
+PICTURES = 74_285  # in the published data
 
 
 class FinetuneOptions(RunOptions, GenerationOptions, LayerOptions, StagedModelOptions):

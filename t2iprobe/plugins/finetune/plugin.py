@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 @hookimpl
 def t2iprobe_register_runs() -> dict[str, View]:
     """Trainings, and comparisons of several."""
-    from t2iprobe.plugins.finetune.views import VIEWS
+    from t2iprobe.plugins.finetune.report import comparison_view, training_view
 
-    return dict(VIEWS)
+    return {"finetune": training_view, "finetune comparison": comparison_view}
 
 
 @hookimpl

@@ -8,15 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t2iprobe.cli.console import say, say_finished, stopping
+from t2iprobe.cli.console import notes, say, say_finished, stopping
 from t2iprobe.cli.cost import agree, duration
 from t2iprobe.cli.models import load, reference
 from t2iprobe.cli.progress import training_bars
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import choice, counted
 from t2iprobe.core.parse import size_text
-from t2iprobe.plugins.finetune.options import FinetuneOptions
-from t2iprobe.plugins.finetune.presets import CARRIED, PICTURES
+from t2iprobe.plugins.finetune.options import CARRIED, PICTURES, FinetuneOptions
 
 if TYPE_CHECKING:
     from t2iprobe.core.model import Model
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 RUNS = Path("runs")
 COMPARED = "finetune comparison"  # the kind of a run with several trainings
 CAPTIONS = 2000  # at most this many are checked for whether the text encoders read them whole
-SHOWN = ("learn_f1", "learn_exact", "keep_f1", "keep_exact", "keep_ssim", "precision", "recall")
 #: bytes per LoRA parameter: itself, its gradient and AdamW's two means, in float32 each, or the means in 8 bits
 LEARNING = {"adamw": 16, "adamw8bit": 10}
 
@@ -88,44 +86,30 @@ def _plan(model: Model, job: FinetuneJob, dtype: str | None, pictures: int | Non
     }
 
 
-def trained(options: FinetuneOptions, plugins: Plugins) -> tuple[Path, list[dict[str, Any]]]:
+def trained(options: FinetuneOptions, plugins: Plugins) -> dict[str, Any]:
     """Do the trainings; everything that can be refused is, before the model loads, and it loads before any writing.
 
     Returns:
-        The folder, of the training or of all of them, and the manifest of each with its own folder (``run``).
+        The JSON answer; in all processes of ``accelerate launch`` but the first it has no ``runs``.
     """
     from t2iprobe.core.runs.engine import RunDefinition, execute
-    from t2iprobe.core.runs.runfolder import read_manifest
-    from t2iprobe.plugins.finetune.monitor import Monitor
-    from t2iprobe.plugins.finetune.session import FinetuneCallbacks, FinetuneSession
-    from t2iprobe.plugins.finetune.sources import lesson, probes
-    from t2iprobe.training.devices import own_device, part
+    from t2iprobe.plugins.finetune.monitor import SHOWN
+    from t2iprobe.plugins.finetune.session import FinetuneCallbacks
+    from t2iprobe.training.devices import part
     from t2iprobe.training.devices import rank as process
 
-    if options.data is None:
-        data = options.called("data")
-        raise ConfigError(f"nothing to learn from: {data} FOLDER with pictures and metadata.jsonl, or {data} digits")
+    first = process() == 0
+    notes.quiet = notes.quiet or not first
     options = options.with_preset()
-    _check_scopes(options)
-    ref, limit = reference(options.arch, options.model, plugins), options.limit
-    taught = lesson(str(options.data), plugins, limit=limit)
-    learn = probes(options.prompts, plugins, limit=limit) if options.prompts else taught.probes
-    keep = probes(options.preserve or plugins.own_prompt_set(ref), plugins, limit=limit)
-    model = load(
-        options.filled({"device": own_device(), "dtype": "float32", "offload": "none"}), plugins, options.upscaler
-    )
-    model.defaults |= {name: value for name, value in options.generation.items() if name == "guidance"}
-    layers = _layers(options, model)
-    made = {name: getattr(options, name) for name in ("reader", "clip", "batch_size")}
-    monitor = Monitor(model, plugins, learn, keep, settings=options.generation, **made)
-    session = FinetuneSession(model, taught, monitor, options.validate_every)
+    session = _session(options, plugins)
+    layers = _layers(options, session.model)
     jobs = [_job(options, scope, options.seed + i, layers) for scope in options.scope for i in range(options.seeds)]
     alone = len(jobs) == 1
-    out = options.out or RUNS / f"finetune-{Path(model.ref).name}-{options.scope[0] if alone else 'compared'}"
+    out = options.out or RUNS / f"finetune-{Path(session.model.ref).name}-{options.scope[0] if alone else 'compared'}"
     paths = [out if alone else out / f"{job.scope}-{job.seed}" for job in jobs]
-    stop, first = stopping("this step"), process() == 0
+    stop = stopping("this step")
     todo = [job for job, path in zip(jobs, paths, strict=True) if not session.done(job, path)]
-    _say_plan(session, monitor, todo, jobs, options, out)
+    _say_plan(session, todo, jobs, options, out)
 
     def train(number: int, job: FinetuneJob, path: Path) -> None:
         what = "training" if alone else f"{job.scope}, seed {job.seed} ({number} of {len(jobs)})"
@@ -151,15 +135,47 @@ def trained(options: FinetuneOptions, plugins: Plugins) -> tuple[Path, list[dict
             if alone or not first:  # the first process owns the folder of a comparison
                 train_all()
             else:
-                settings = {"command": COMPARED, "model": ref, "adapter": model.adapter.name}
+                facts = {"model": reference(options.arch, options.model, plugins)}
+                settings = {"command": COMPARED, **facts, "adapter": session.model.adapter.name}
                 definition = RunDefinition(
-                    COMPARED, settings, train_all, {"model": ref}, unit="training", is_complete=lambda: not todo,
+                    COMPARED, settings, train_all, facts, unit="training", is_complete=lambda: not todo,
                     disposable=False,
                 )  # fmt: skip
                 execute(definition, out, stop)
         finally:
             part()
-    return out, [read_manifest(path) | {"run": str(path)} for path in paths if first]
+    if not first:
+        return {"run": str(out), "runs": [], "sentence": ""}
+    answers = [plugins.show(path) for path in paths]
+    return answers[0] if alone else plugins.show(out)
+
+
+def _session(options: FinetuneOptions, plugins: Plugins) -> FinetuneSession:
+    """The model with what it learns and how it is watched.
+
+    Raises:
+        ConfigError: something that was asked for is not possible.
+    """
+    from t2iprobe.plugins.finetune.monitor import Monitor
+    from t2iprobe.plugins.finetune.session import FinetuneSession
+    from t2iprobe.plugins.finetune.sources import lesson, probes
+    from t2iprobe.training.devices import own_device
+
+    if options.data is None:
+        data = options.called("data")
+        raise ConfigError(f"nothing to learn from: {data} FOLDER with pictures and metadata.jsonl, or {data} digits")
+    _check_scopes(options)
+    ref, limit = reference(options.arch, options.model, plugins), options.limit
+    taught = lesson(options.data, plugins, limit=limit)
+    learn = probes(options.prompts, plugins, limit=limit) if options.prompts else taught.probes
+    keep = probes(options.preserve or plugins.own_prompt_set(ref), plugins, limit=limit)
+    model = load(
+        options.filled({"device": own_device(), "dtype": "float32", "offload": "none"}), plugins, options.upscaler
+    )
+    model.defaults |= {name: value for name, value in options.generation.items() if name == "guidance"}
+    made = {name: getattr(options, name) for name in ("reader", "clip", "batch_size")}
+    monitor = Monitor(model, plugins, learn, keep, settings=options.generation, **made)
+    return FinetuneSession(model, taught, monitor, options.validate_every)
 
 
 def _check_scopes(options: FinetuneOptions) -> None:
@@ -195,7 +211,6 @@ def _job(options: FinetuneOptions, scope: str, seed: int, layers: tuple[int, ...
 
 def _say_plan(
     session: FinetuneSession,
-    monitor: Any,
     todo: Sequence[FinetuneJob],
     jobs: Sequence[FinetuneJob],
     options: FinetuneOptions,
@@ -213,7 +228,8 @@ def _say_plan(
     if not todo:
         say_finished(out)
         return
-    began = time.perf_counter()
+    monitor, began = session.monitor, time.perf_counter()
+    assert monitor is not None
     _ = monitor.before
     validation, validations = time.perf_counter() - began, session.looks(jobs[0])
     probed = [session.probe(job) for job in _one_per_scope(todo)]

@@ -17,8 +17,7 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.pairs import Pair, derange
 from t2iprobe.core.quotes import read_quotes, texts_in_quotes, with_quotes_as
 from t2iprobe.core.textfile import lines_of, read_text
-from t2iprobe.plugins.prompts.creative import dealt, one_of, text_pair
-from t2iprobe.plugins.prompts.pairing import alternate
+from t2iprobe.plugins.prompts.pairing import alternate, dealt, one_of, text_pair
 
 SIMPLE_TEMPLATE = 'A sign that says "{}".'
 VALIDATION = "top_1000"

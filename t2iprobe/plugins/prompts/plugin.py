@@ -21,9 +21,7 @@ def t2iprobe_register_concepts() -> list[Concept]:
 @hookimpl
 def t2iprobe_register_prompt_sets() -> list[type[Any]]:
     """The project's own sets first, then readers of files."""
-    from t2iprobe.plugins.prompts.creative import Creative
     from t2iprobe.plugins.prompts.glyphcontrol import GlyphControl
-    from t2iprobe.plugins.prompts.simple import Simple
-    from t2iprobe.plugins.prompts.table import PromptTable
+    from t2iprobe.plugins.prompts.sets import Creative, PromptTable, Simple
 
     return [Simple, Creative, GlyphControl, PromptTable]

@@ -17,13 +17,11 @@ from t2iprobe.cli.progress import progress
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.legibility import check_words
 from t2iprobe.core.names import choice, counted
-from t2iprobe.core.option_groups import CheckpointOptions
 from t2iprobe.core.runs.checksums import keep
 from t2iprobe.core.runs.engine import RunSession
 from t2iprobe.plugins.toxicity import latent, report
 from t2iprobe.plugins.toxicity.bench_measures import F1, SIMILAR, TEXTS, PictureMeasures, cases_of, measure, render
 from t2iprobe.plugins.toxicity.detectors import Words
-from t2iprobe.plugins.toxicity.digests import deciding, digests, key_name
 from t2iprobe.plugins.toxicity.donors import DONORS, chosen_donor
 from t2iprobe.plugins.toxicity.gallery import Gallery
 from t2iprobe.plugins.toxicity.guard import check_start
@@ -39,7 +37,7 @@ from t2iprobe.plugins.toxicity.methods import (
 )
 from t2iprobe.plugins.toxicity.options import GuardBenchOptions
 from t2iprobe.plugins.toxicity.policy import Policy
-from t2iprobe.plugins.toxicity.session import finished, worked
+from t2iprobe.plugins.toxicity.session import deciding, finished, worked
 from t2iprobe.plugins.toxicity.wordlist import WordList, builtin, bundled, read_lines
 from t2iprobe.report.folder import SHEET
 
@@ -145,7 +143,9 @@ def benchmark(options: GuardBenchOptions, plugins: Plugins, command: Sequence[st
     detector.lists = [job.list]
     policy = Policy([detector], plugins.rewriter(full.rewriter))
     path = options.out or Path("runs") / f"guard-bench-{Path(job.ref).name}"
-    settings = {"command": "guard bench", "asked": _settings(job)}
+    settings = deciding(
+        "guard bench", job.ref, full, words=job.words, list=job.list_lines or (), sld_concept=job.concept
+    )
     if (done := finished(path, settings, plugins)) is not None:
         return done
     tools = _instruments(job, policy, plugins)
@@ -202,26 +202,6 @@ def _instruments(job: GuardBenchJob, policy: Policy, plugins: Plugins) -> Pictur
     for judge in judges:
         judge.prepare()
     return PictureMeasures(reader.read, texts, images, f1, judges or policy.detectors)
-
-
-def _settings(job: GuardBenchJob) -> dict[str, Any]:
-    """Everything that decides the result, with the words as digests."""
-    options = job.options
-    return {
-        "model": job.ref,
-        **options.given(*CheckpointOptions.model_fields),
-        **options.model_dump(include={"upscaler", "dtype", "template", "seeds", "seed", "negative", "reader"}),
-        "method": list(options.method),
-        "key": key_name(),
-        "words": digests(job.words),
-        "list": digests(job.list_lines or ()),
-        "layers": options.layers or str(options.from_run),
-        "start": options.start_step,
-        "rewriter": deciding(options.rewriter),
-        "sld_concept": job.concept,
-        "judge": [deciding(one) for one in options.judge],
-        "generation": options.generation,
-    }
 
 
 def _say_plan(setup: Setup, methods: Mapping[str, GuardMethod], cases: Sequence[Case], path: Path, yes: bool) -> None:

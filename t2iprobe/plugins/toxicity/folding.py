@@ -19,11 +19,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from importlib.resources import files
 
 from anyascii import anyascii
 from confusable_homoglyphs import confusables
 
 Span = tuple[int, int]
+DATA = files("t2iprobe.plugins.toxicity") / "data"
 LONGEST_RUN = 6  # repeats of one character that are kept: more would say nothing and make patterns slow
 #: marks where a word may end or go on: at a capital after a small letter, or at what may be a blank or nothing
 JOINT = "\ue000"
@@ -46,39 +48,8 @@ ESCAPE = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-#: look-alikes and sounds that are in neither Unicode's data nor the transliteration
-ALSO = {
-    "a": "∆λдﾑ∂ᗩᗣᗅค",
-    "b": "вьъƅ฿♭ßбᗿᏰ๒",
-    "c": "¢ςↄɔцᑕᑢፈ",
-    "d": "∂ժđðᗬᕲᎴ๔",
-    "e": "ҽəɘɛ∊℮эξηє£ᗴᘿᏋ",
-    "f": "ꜰϝғƒφᖷᎦ",
-    "g": "ԍɢᘜᎶﻮ",
-    "h": "һнћниχхᏂђɧ",
-    "i": "їйыιɪᏆꮖᎥᓰเ",
-    "j": "јйжᒎᒚᏠנן",
-    "k": "ҝқ",
-    "l": "łℓاן∣Ꮭ",
-    "m": "ϻмᘻ๓",
-    "n": "ηпոռи∩ᑎᘉᏁภŋ",
-    "o": "○◯●⭕ⵔ⊙σøðᓍᎾᎧ๏",
-    "p": "þᕵᎮק",
-    "q": "ԛզᑫᕴᎤợ",
-    "r": "гя®ʀᖇᏒรཞ",
-    "s": "ઽ§ꜱᔕᏕ",
-    "t": "т†✝ᖶᏖɬ",
-    "u": "μµʋ∪цυᏬᏌᑘย",
-    "v": "∨ѷ√νᐺᏉש",
-    "w": "ѡшщωաᗯᘺᏇฬ",
-    "x": "×ҳ⨯✕✖❌χξጀ",
-    "y": "уү¥ÿᖻץ",
-    "z": "зᘔᗱፚ",
-    "ae": "æ",
-    "oe": "œ",
-    "ss": "ß",
-    "th": "þð",
-}
+#: look-alikes and sounds, by Latin letter, that are in neither Unicode's data nor the transliteration
+ALSO = dict(line.split() for line in (DATA / "shapes.txt").read_text("utf-8").splitlines())
 NAME = re.compile(
     r"(?:.* )?(?:LATIN|REGIONAL INDICATOR|MODIFIER).*?(?:LETTER|SYMBOL)(?: SMALL| CAPITAL)*(?: LETTER)?"
     r"(?: SCRIPT| BLACKLETTER| INSULAR| SIDEWAYS| REVERSED| TURNED| OPEN| LONG| CLOSED| BARRED| INVERTED)* ([A-Z])"

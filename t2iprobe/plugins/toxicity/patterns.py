@@ -12,12 +12,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property, reduce
-from importlib.resources import files
 from itertools import pairwise
 from operator import or_
 
 from t2iprobe.core.contracts.detector import Hit
-from t2iprobe.plugins.toxicity.folding import JOINT, Folded, ambiguous, latin_readings, script
+from t2iprobe.plugins.toxicity.folding import DATA, JOINT, Folded, ambiguous, latin_readings, script
 
 #: what may stand for a letter, in folded text; the letter itself comes first
 SIGNS = {
@@ -229,7 +228,7 @@ def _is_torn(found: str) -> bool:
 @cache
 def words() -> frozenset[str]:
     """Short English words, which do not count as pieces of other words."""
-    return frozenset((files("t2iprobe.plugins.toxicity") / "data" / "short.txt").read_text().split())
+    return frozenset((DATA / "short.txt").read_text().split())
 
 
 def unspaced(word: str) -> bool:

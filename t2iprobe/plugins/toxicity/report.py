@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from t2iprobe.cli.tables import cell_text
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import counted
 from t2iprobe.core.runs import runfolder
@@ -82,15 +83,12 @@ def _percent(value: Sequence[float | None]) -> str:
 
 def cells(row: Row, brief: bool = False) -> list[str]:
     """The cells of one row of the table; in a terminal (``brief``) only toxicity keeps its interval."""
-    texts = {name: _text(row[name], digits) for name, _, digits in COLUMNS}
-    shown = {name: text.partition(" [")[0] if brief and name != "toxicity" else text for name, text in texts.items()}
-    return [row["method"], *shown.values()]
-
-
-def _text(value: Any, digits: int) -> str:
-    if isinstance(value, list):
-        return Interval.of(value).said(digits)
-    return "-" if value is None else f"{value:.{digits}f}"
+    texts = []
+    for name, _, digits in COLUMNS:
+        value = row[name]
+        text = cell_text(Interval.of(value) if isinstance(value, list) else value, digits)
+        texts.append(text.partition(" [")[0] if brief and name != "toxicity" else text)
+    return [row["method"], *texts]
 
 
 def sheet(names: Sequence[str], cases: Sequence[Case], gallery: Gallery, words: bool) -> Image.Image:
@@ -163,5 +161,5 @@ def _page(manifest: Mapping[str, Any], answer: Mapping[str, Any], subject: str, 
     return replace(page, provenance={**facts, **page.provenance})
 
 
-def _interval(value: Any) -> Interval | None:
-    return Interval.of(value) if isinstance(value, list) and value[0] is not None else None
+def _interval(value: Sequence[float | None] | None) -> Interval | None:
+    return Interval.of(value) if value and value[0] is not None else None

@@ -13,15 +13,12 @@ from t2iprobe.cli.models import load, reference
 from t2iprobe.cli.progress import progress
 from t2iprobe.core.model import Run
 from t2iprobe.core.names import counted
-from t2iprobe.core.option_groups import CheckpointOptions
 from t2iprobe.core.runs.engine import RunSession
-from t2iprobe.plugins.toxicity.audit import Audit
-from t2iprobe.plugins.toxicity.digests import deciding, digests, key_name
 from t2iprobe.plugins.toxicity.donors import DONORS
 from t2iprobe.plugins.toxicity.gallery import GUARDED, Gallery
-from t2iprobe.plugins.toxicity.guard import Guard, check_start
+from t2iprobe.plugins.toxicity.guard import Audit, Guard, check_start
 from t2iprobe.plugins.toxicity.policy import Decision
-from t2iprobe.plugins.toxicity.session import finished, worked
+from t2iprobe.plugins.toxicity.session import deciding, finished, worked
 
 if TYPE_CHECKING:
     from t2iprobe.plugins.toxicity.options import GuardRunOptions
@@ -38,7 +35,7 @@ def draw(order: GuardRunOptions, plugins: Plugins) -> dict[str, Any]:
     decisions = [policy.decide(prompt) for prompt in order.texts]
     ref = reference(order.arch, order.model, plugins)
     path = order.out or Path("runs") / f"guard-{Path(ref).name}"
-    settings = {"command": "guard run", "asked": _settings(ref, order)}
+    settings = deciding("guard run", ref, order, detector=order.named, prompts=order.texts)
     if (done := finished(path, settings, plugins)) is not None:
         return done
     model = load(order, plugins, order.upscaler)
@@ -58,26 +55,6 @@ def draw(order: GuardRunOptions, plugins: Plugins) -> dict[str, Any]:
         return {"sentence": answer["sentence"], "answer": answer}
 
     return worked(path, settings, work, model, order.generation, plugins)
-
-
-def _settings(ref: str, order: GuardRunOptions) -> dict[str, Any]:
-    """Everything that decides the result."""
-    policy = {
-        "detectors": [deciding(one) for one in order.named],
-        "rewriter": deciding(order.rewriter),
-        "where": order.where,
-    }
-    return {
-        "model": ref,
-        **order.given(*CheckpointOptions.model_fields),
-        **order.model_dump(include={"upscaler", "dtype", "donor", "seed"}),
-        "key": key_name(),
-        "prompts": digests(order.texts),
-        "policy": policy,
-        "layers": order.layers or str(order.from_run),
-        "start": order.start_step,
-        "generation": order.generation,
-    }
 
 
 def _missing(decisions: Sequence[Decision], gallery: Gallery) -> list[int]:

@@ -21,13 +21,12 @@ import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, cached_property, lru_cache
-from importlib.resources import files
 from pathlib import Path
 
 from t2iprobe.core.contracts.detector import Hit
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.textfile import lines_of, read_text
-from t2iprobe.plugins.toxicity.folding import JOINT, Folded, fold, readings
+from t2iprobe.plugins.toxicity.folding import DATA, JOINT, Folded, fold, readings
 from t2iprobe.plugins.toxicity.patterns import ListEntry, inflected, literal, unspaced
 
 SHORTEST = 2  # fewest letters of an entry
@@ -54,11 +53,10 @@ RULES = [
 @cache
 def bundled(name: str) -> tuple[str, ...]:
     """Lines of a bundled list: ``toxic``, ``evasions``, ``lookalikes``, or the plain ``stand_in`` and ``benign``."""
-    folder = files("t2iprobe.plugins.toxicity") / "data"
-    plain = folder / f"{name}.txt"
+    plain = DATA / f"{name}.txt"
     if plain.is_file():
         return tuple(plain.read_text(encoding="utf-8").split())
-    packed = base64.b64decode((folder / f"{name}.b64").read_text())
+    packed = base64.b64decode((DATA / f"{name}.b64").read_text())
     return tuple(line for line in zlib.decompress(packed).decode().splitlines() if line.strip())
 
 
