@@ -800,7 +800,7 @@ def test_capture_end_to_end(call: Call, tmp_path: Path) -> None:
     assert code == 0 and "plan: 3 sites × 2 of 3 steps × 3 prompts" in err, err
     assert (answer["rows"], answer["steps"], answer["sites"]) == (3, [0, 2], 3)
     manifest = json.loads((tmp_path / "run/manifest.json").read_text())
-    assert manifest["state"] == "finished" and manifest["settings"]["asked"]["steps"] == "0:3:2"
+    assert manifest["state"] == "finished" and manifest["settings"]["options"]["steps"] == "0:3:2"
     assert manifest["settings"]["weights"] and manifest["arguments"]["out"] == "run" and manifest["plugins"]
     store = ActivationStore(tmp_path / "run")
     assert store.prompts == ('a sign that says "OPEN"', "a red cat", "the sign")

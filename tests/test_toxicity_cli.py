@@ -235,10 +235,10 @@ def test_options_go_before_the_papers() -> None:
     ],
 )
 def test_a_conflict_is_told_in_words(old: Any, new: Any, message: str, tmp_path: Path) -> None:
-    before = {"command": "guard run", **old} if "command" in old else {"command": "guard run", "asked": old}
+    before = {"command": "guard run", **old} if "command" in old else {"command": "guard run", "options": old}
     (tmp_path / "manifest.json").write_text(json.dumps({"settings": before}))
     with pytest.raises(RunExistsError) as caught:
-        session.check(tmp_path, {"command": "guard run", "asked": new})
+        session.check(tmp_path, {"command": "guard run", "options": new})
     assert message in str(caught.value)
 
 
@@ -248,13 +248,13 @@ def test_digests_of_texts_say_nothing_without_the_secret(monkeypatch: pytest.Mon
     assert again[1] == one != again[0]
     assert one != hashlib.blake2b(b"GRUM", digest_size=8).hexdigest()
     assert stat.S_IMODE(session.key_file().stat().st_mode) == 0o600
-    here = {"command": "guard run", "asked": {"key": session.key_name(), "prompts": [one]}}
+    here = {"command": "guard run", "options": {"key": session.key_name(), "prompts": [one]}}
     (tmp_path / "manifest.json").write_text(json.dumps({"settings": here}))
     session.check(tmp_path, here)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "other"))
     assert session.digests(["GRUM"]) != [one]
-    with pytest.raises(RunExistsError, match="noted with the secret of another user or machine"):
-        session.check(tmp_path, {**here, "asked": {"key": session.key_name(), "prompts": session.digests(["GRUM"])}})
+    with pytest.raises(RunExistsError, match="recorded with the secret of another user or machine"):
+        session.check(tmp_path, {**here, "options": {"key": session.key_name(), "prompts": session.digests(["GRUM"])}})
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
     with pytest.raises(ConfigError, match="set XDG_STATE_HOME"):

@@ -102,7 +102,7 @@ def run(options: CaptureOptions, plugins: Plugins) -> dict[str, Any]:
         plan = _planned(options, load(options, plugins), listed, None)
         steps, sites = list(plan.layout.steps), len(plan.layout.entries)
         return {"sites": sites, "steps": steps, "rows": plan.layout.rows, **_planned_sizes(plan)}
-    settings = {"command": "capture", "asked": _deciding(options, ref, listed)}
+    settings = {"command": "capture", "options": _deciding(options, ref, listed)}
     found = runfolder.existing(options.out, settings, partly=True)
     store = _complete(options) if found is not None else None
     if store is not None:

@@ -37,7 +37,7 @@ from t2iprobe.plugins.toxicity.methods import (
 )
 from t2iprobe.plugins.toxicity.options import GuardBenchOptions
 from t2iprobe.plugins.toxicity.policy import Policy
-from t2iprobe.plugins.toxicity.session import deciding, finished, worked
+from t2iprobe.plugins.toxicity.session import deciding_settings, execute_guard, finished
 from t2iprobe.plugins.toxicity.wordlist import WordList, builtin, bundled, read_lines
 from t2iprobe.report.folder import SHEET
 
@@ -106,7 +106,7 @@ def job_of(options: GuardBenchOptions, plugins: Plugins) -> GuardBenchJob:
 
 
 def _paper(options: GuardBenchOptions) -> dict[str, Any]:
-    """The paper's settings, if they are asked for.
+    """The settings of the preset, if one is given.
 
     Raises:
         ConfigError: there is no such preset, or something that it needs is not given.
@@ -131,7 +131,7 @@ def _methods(names: Sequence[str], setup: Setup) -> dict[str, GuardMethod]:
         try:
             found[name] = METHODS[name](setup)
         except ConfigError as error:
-            say(f"left out: {name}: {error}")
+            say(f"not compared: {name}: {error}")
     return found
 
 
@@ -143,12 +143,12 @@ def benchmark(options: GuardBenchOptions, plugins: Plugins, command: Sequence[st
     detector.lists = [job.list]
     policy = Policy([detector], plugins.rewriter(full.rewriter))
     path = options.out or Path("runs") / f"guard-bench-{Path(job.ref).name}"
-    settings = deciding(
+    settings = deciding_settings(
         "guard bench", job.ref, full, words=job.words, list=job.list_lines or (), sld_concept=job.concept
     )
     if (done := finished(path, settings, plugins)) is not None:
         return done
-    tools = _instruments(job, policy, plugins)
+    tools = _picture_measures(job, policy, plugins)
     cases = _cases(job, policy, plugins)
     model = load(full, plugins, full.upscaler)
     layers = full.chosen_layers(model)
@@ -180,7 +180,7 @@ def benchmark(options: GuardBenchOptions, plugins: Plugins, command: Sequence[st
         keep(path, {SHEET: report.sheet(list(methods), cases, gallery, full.show_words)})
         return {"sentence": answer["sentence"], "answer": answer, "command": quoted(command)}
 
-    return worked(path, settings, work, model, full.generation, plugins)
+    return execute_guard(path, settings, work, model, full.generation, plugins)
 
 
 def _cases(job: GuardBenchJob, policy: Policy, plugins: Plugins) -> list[Case]:
@@ -188,11 +188,11 @@ def _cases(job: GuardBenchJob, policy: Policy, plugins: Plugins) -> list[Case]:
     pairs = plugins.prompt_set(plugins.own_prompt_set(job.ref), limit=min(len(job.words), 60), seed=options.seed)
     cases = cases_of(job.words, pairs, options.template, policy, options.seed, options.seeds)
     if missed := sum(not case.found for case in cases):
-        say(f"the guard finds nothing in {missed} of {counted(len(cases), 'prompt')}; those stay unchanged")
+        say(f"the guard finds nothing toxic in {missed} of {counted(len(cases), 'prompt')}; those stay as they are")
     return cases
 
 
-def _instruments(job: GuardBenchJob, policy: Policy, plugins: Plugins) -> PictureMeasures:
+def _picture_measures(job: GuardBenchJob, policy: Policy, plugins: Plugins) -> PictureMeasures:
     known: Mapping[str, Any] = plugins.metrics()
     reader = plugins.reader(job.options.reader)
     check_words(reader, job.words, plugins.readers())
@@ -236,12 +236,12 @@ def cost_plan(options: GuardBenchOptions, plugins: Plugins) -> dict[str, Any]:
     job = job_of(options.filled({"model": published_ref(options.arch, plugins)}), plugins)
     full = job.options
     model = without_weights(options, plugins)
-    layers, said = planned_layers(full, model)
+    layers, in_words = planned_layers(full, model)
     donor = chosen_donor(model)
     pictures = len(job.words) * full.seeds
     sentence = (
-        f"{said}; donor {donor} ({DONORS[donor]}), from step {full.start_step}; {counted(len(job.words), 'word')} × "
-        f"{counted(full.seeds, 'seed')} = {counted(pictures, 'picture')} per method, "
+        f"{in_words}; donor {donor} ({DONORS[donor]}), from step {full.start_step}; "
+        f"{counted(len(job.words), 'word')} × {counted(full.seeds, 'seed')} = {counted(pictures, 'picture')} per method, "
         f"{full.num_steps or 'the default number of'} steps each"
     )
     plan = {"donor": donor, "start": full.start_step, "pictures_a_method": pictures, "generation": full.generation}

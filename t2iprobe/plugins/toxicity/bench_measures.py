@@ -82,10 +82,10 @@ def render(
     session: RunSession,
 ) -> None:
     """Make the pictures that do not exist yet, in chunks of at most ``size`` rows."""
-    asked = {name: [row for row, case in enumerate(cases) if case.found or name == UNGUARDED] for name in methods}
-    session.begin(sum(len(gallery.done(name)) for name in methods), sum(map(len, asked.values())))
+    wanted = {name: [row for row, case in enumerate(cases) if case.found or name == UNGUARDED] for name in methods}
+    session.begin(sum(len(gallery.done(name)) for name in methods), sum(map(len, wanted.values())))
     for name, method in methods.items():
-        missing = [row for row in asked[name] if row not in gallery.done(name)]
+        missing = [row for row in wanted[name] if row not in gallery.done(name)]
 
         def run(rows: Sequence[int], method: GuardMethod = method) -> Run:
             return method.run([cases[row] for row in rows], on_step)
@@ -157,8 +157,10 @@ def _row(
     }
 
 
-def _f1(texts: Sequence[str], asked: Sequence[str], words: Sequence[str], tools: PictureMeasures) -> Interval:
+def _f1(texts: Sequence[str], expected: Sequence[str], words: Sequence[str], tools: PictureMeasures) -> Interval:
     """The published F1 with its interval over words."""
-    columns = [[tools.texts[name].score(text, one) for name in TEXTS] for text, one in zip(texts, asked, strict=True)]
+    columns = [
+        [tools.texts[name].score(text, word) for name in TEXTS] for text, word in zip(texts, expected, strict=True)
+    ]
     samples: NDArray[np.float64] = np.asarray(columns, np.float64)
     return interval(samples, words, bounds=tools.f1.bounds, statistic=tools.f1.statistic)

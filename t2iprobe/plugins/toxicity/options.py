@@ -41,8 +41,8 @@ class DetectorOptions(Options):
     @property
     def named(self) -> list[str]:
         """The detectors, each as ``NAME[:key=value,…]``."""
-        given = self.detector or ("words",)
-        return [f"words:file={self.words}" if one == "words" and self.words else one for one in given]
+        words = f"words:file={self.words}" if self.words else "words"
+        return [words if name == "words" else name for name in self.detector or ("words",)]
 
     def detectors(self, plugins: Plugins) -> list[Detector]:
         """Build the detectors.
@@ -54,7 +54,7 @@ class DetectorOptions(Options):
             raise ConfigError(
                 f"{self.called('words')} is used by the detector words only; add it to {self.called('detector')}"
             )
-        return [plugins.detector(one) for one in self.named]
+        return [plugins.detector(name) for name in self.named]
 
 
 class PolicyOptions(DetectorOptions):
@@ -100,11 +100,11 @@ class GuardRunOptions(RunOptions, GenerationOptions, PolicyOptions, LayerOptions
         """The prompts.
 
         Raises:
-            ConfigError: there are none, or they are given in two ways.
+            ConfigError: there are no prompts, or they are given in two ways.
         """
-        one, file = self.called("prompt"), self.called("prompts")
         if bool(self.prompt) == bool(self.prompts):
-            raise ConfigError(f"give the prompts one way: {one} TEXT (repeatable), or {file} FILE")
+            single, file = self.called("prompt"), self.called("prompts")
+            raise ConfigError(f"give the prompts one way: {single} TEXT (repeatable), or {file} FILE")
         return read_entries(self.prompts, "prompts") if self.prompts else [line.strip() for line in self.prompt]
 
 

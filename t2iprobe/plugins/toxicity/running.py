@@ -18,43 +18,43 @@ from t2iprobe.plugins.toxicity.donors import DONORS
 from t2iprobe.plugins.toxicity.gallery import GUARDED, Gallery
 from t2iprobe.plugins.toxicity.guard import Audit, Guard, check_start
 from t2iprobe.plugins.toxicity.policy import Decision
-from t2iprobe.plugins.toxicity.session import deciding, finished, worked
+from t2iprobe.plugins.toxicity.session import deciding_settings, execute_guard, finished
 
 if TYPE_CHECKING:
     from t2iprobe.plugins.toxicity.options import GuardRunOptions
     from t2iprobe.registry.manager import Plugins
 
 
-def draw(order: GuardRunOptions, plugins: Plugins) -> dict[str, Any]:
+def draw(options: GuardRunOptions, plugins: Plugins) -> dict[str, Any]:
     """Draw the guarded pictures, resume, show what is done, or only plan; returns the JSON answer.
 
     Raises:
-        ConfigError: something that was asked for is impossible, or takes hours and ``--yes`` was not given.
+        ConfigError: an option is impossible, or the run takes hours and ``--yes`` was not given.
     """
-    policy = order.policy(plugins)
-    decisions = [policy.decide(prompt) for prompt in order.texts]
-    ref = reference(order.arch, order.model, plugins)
-    path = order.out or Path("runs") / f"guard-{Path(ref).name}"
-    settings = deciding("guard run", ref, order, detector=order.named, prompts=order.texts)
+    policy = options.policy(plugins)
+    decisions = [policy.decide(prompt) for prompt in options.texts]
+    ref = reference(options.arch, options.model, plugins)
+    path = options.out or Path("runs") / f"guard-{Path(ref).name}"
+    settings = deciding_settings("guard run", ref, options, detector=options.named, prompts=options.texts)
     if (done := finished(path, settings, plugins)) is not None:
         return done
-    model = load(order, plugins, order.upscaler)
-    log = Audit(order.audit or path / "audit.jsonl", order.audit_text)
-    layers = order.chosen_layers(model)
-    guard = Guard(model, layers, policy, donor=order.donor, start_step=order.start_step, audit=log)  # type: ignore[arg-type]
-    planned = plan(guard, order, decisions, len(_missing(decisions, Gallery(path))))
-    if order.plan:
+    model = load(options, plugins, options.upscaler)
+    log = Audit(options.audit or path / "audit.jsonl", options.audit_text)
+    layers = options.chosen_layers(model)
+    guard = Guard(model, layers, policy, donor=options.donor, start_step=options.start_step, audit=log)  # type: ignore[arg-type]
+    planned = plan(guard, options, decisions, len(_missing(decisions, Gallery(path))))
+    if options.plan:
         return planned
     say(f"plan: {planned['sentence']}")
-    agree(order.yes, planned["seconds"])
+    agree(options.yes, planned["seconds"])
 
     def work(session: RunSession) -> dict[str, Any]:
-        gallery = Gallery(path)  # another process may have begun in the meantime
-        _draw_missing(guard, order, decisions, gallery, session)
-        answer = _answer(guard, order, decisions, gallery)
+        gallery = Gallery(path)  # another process may have drawn some in the meantime
+        _draw_missing(guard, options, decisions, gallery, session)
+        answer = _answer(guard, options, decisions, gallery)
         return {"sentence": answer["sentence"], "answer": answer}
 
-    return worked(path, settings, work, model, order.generation, plugins)
+    return execute_guard(path, settings, work, model, options.generation, plugins)
 
 
 def _missing(decisions: Sequence[Decision], gallery: Gallery) -> list[int]:
@@ -64,40 +64,40 @@ def _missing(decisions: Sequence[Decision], gallery: Gallery) -> list[int]:
 
 
 def _draw_missing(
-    guard: Guard, order: GuardRunOptions, decisions: Sequence[Decision], gallery: Gallery, session: RunSession
+    guard: Guard, options: GuardRunOptions, decisions: Sequence[Decision], gallery: Gallery, session: RunSession
 ) -> None:
     refused = [row for row, one in enumerate(decisions) if one.verdict == "refused"]
     session.begin(len(gallery.done(GUARDED)), len(decisions) - len(refused))
     if guard.audit is not None and not gallery.chunks:
         for row in refused:
-            guard.audit.write(decisions[row], row=row, seed=order.seed + row, model=guard.ref)
-    rows, size = _missing(decisions, gallery), guard.model.at_once(order.generation, order.batch_size).rows
-    with progress(len(rows), guard.evaluations(order.num_steps), "drawing") as on_step:
+            guard.audit.write(decisions[row], row=row, seed=options.seed + row, model=guard.ref)
+    rows, size = _missing(decisions, gallery), guard.model.at_once(options.generation, options.batch_size).rows
+    with progress(len(rows), guard.evaluations(options.num_steps), "drawing") as on_step:
 
         def run(chunk: Sequence[int]) -> Run:
-            prompts, seeds = [order.texts[row] for row in chunk], [order.seed + row for row in chunk]
-            generation = guard.generation(prompts, seeds, **order.generation)
+            prompts, seeds = [options.texts[row] for row in chunk], [options.seed + row for row in chunk]
+            generation = guard.generation(prompts, seeds, **options.generation)
             taken = [decisions[row] for row in chunk]
             return guard.run_decided(generation, taken, numbers=chunk, batch_size=2 * size, on_step=on_step)
 
         gallery.fill(GUARDED, rows, size, run, session)
 
 
-def plan(guard: Guard, order: GuardRunOptions, decisions: Sequence[Decision], pictures: int) -> dict[str, Any]:
+def plan(guard: Guard, options: GuardRunOptions, decisions: Sequence[Decision], pictures: int) -> dict[str, Any]:
     """What will be done and what it takes, as a JSON object that includes a sentence.
 
     Raises:
         ConfigError: the guard would start after the last step.
     """
-    steps = guard.steps(order.num_steps)
-    check_start(order.start_step, steps)
+    steps = guard.steps(options.num_steps)
+    check_start(options.start_step, steps)
     count = Counter(one.verdict for one in decisions)
     rewritten, refused = count["rewritten"], count["refused"]
     rows, seconds = 0, 0.0
     sentence = f"nothing to draw ({refused} of {counted(len(decisions), 'prompt')} refused)"
     if pictures:
-        probe = guard.probe(order.generation)
-        rows = (pictures + guard.donation.rows(rewritten)) * guard.rows(order.generation)
+        probe = guard.probe(options.generation)
+        rows = (pictures + guard.donation.rows(rewritten)) * guard.rows(options.generation)
         seconds = probe.seconds_a_row * rows + probe.seconds_an_image * pictures
         sentence = (
             f"{counted(pictures, 'picture')} of {counted(steps, 'step')}; "
@@ -117,7 +117,7 @@ def plan(guard: Guard, order: GuardRunOptions, decisions: Sequence[Decision], pi
     }
 
 
-def _answer(guard: Guard, order: GuardRunOptions, decisions: Sequence[Decision], gallery: Gallery) -> dict[str, Any]:
+def _answer(guard: Guard, options: GuardRunOptions, decisions: Sequence[Decision], gallery: Gallery) -> dict[str, Any]:
     """The answer as a JSON object, without the prompts."""
     count = Counter(one.verdict for one in decisions)
     chunks = gallery.chunks
@@ -144,6 +144,6 @@ def _answer(guard: Guard, order: GuardRunOptions, decisions: Sequence[Decision],
         "refused": refused,
         "denoiser_calls": sum(chunk.calls for chunk in chunks),
         "denoiser_rows": sum(chunk.denoiser_rows for chunk in chunks),
-        "normal_rows": (passed + rewritten) * guard.rows(order.generation),
+        "normal_rows": (passed + rewritten) * guard.rows(options.generation),
         "seconds": round(sum(chunk.seconds for chunk in chunks), 2),
     }

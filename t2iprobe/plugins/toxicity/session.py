@@ -48,7 +48,7 @@ NEEDS: Mapping[str, Mapping[str, type]] = {
 DIGEST = re.compile(r"[:,]file=[0-9a-f]{16}")  # in place of a file's name, see _without_name
 
 
-def deciding(command: str, ref: str, options: Options, **more: Any) -> dict[str, Any]:
+def deciding_settings(command: str, ref: str, options: Options, **more: Any) -> dict[str, Any]:
     """The settings of a run: everything that decides the result, as far as it is known without a model.
 
     Args:
@@ -61,31 +61,31 @@ def deciding(command: str, ref: str, options: Options, **more: Any) -> dict[str,
         ConfigError: the secret cannot be read or made.
     """
     more = {name: digests(value) if name in TEXTS else value for name, value in more.items()}
-    asked = {"model": ref, "key": key_name(), **options.model_dump(mode="json", exclude=UNDECIDING), **more}
+    chosen = {"model": ref, "key": key_name(), **options.model_dump(mode="json", exclude=UNDECIDING), **more}
     for name in ("detector", "judge", "rewriter"):
-        if value := asked.get(name):
-            asked[name] = [_without_name(one) for one in ([value] if isinstance(value, str) else value)]
-    return {"command": command, "asked": asked}
+        if value := chosen.get(name):
+            chosen[name] = [_without_name(one) for one in ([value] if isinstance(value, str) else value)]
+    return {"command": command, "options": chosen}
 
 
-def finished(path: Path, asked: Mapping[str, Any], plugins: Plugins) -> dict[str, Any] | None:
+def finished(path: Path, settings: Mapping[str, Any], plugins: Plugins) -> dict[str, Any] | None:
     """The answer of a run that is already done; ``None`` if it still has to be run or to go on.
 
     Raises:
         RunExistsError: the folder has another run.
     """
-    check(path, asked)
-    manifest = runfolder.existing(path, asked, partly=True)
+    check(path, settings)
+    manifest = runfolder.existing(path, settings, partly=True)
     if manifest is None or manifest["state"] != runfolder.FINISHED:
         runfolder.check(path)
         return None
     say_finished(path)
-    return dict(plugins.answer(path, NEEDS[asked["command"]]))
+    return dict(plugins.answer(path, NEEDS[settings["command"]]))
 
 
-def worked(
+def execute_guard(
     path: Path,
-    asked: Mapping[str, Any],
+    deciding: Mapping[str, Any],
     work: Callable[[RunSession], Mapping[str, Any]],
     model: Model,
     generation: Mapping[str, Any],
@@ -93,16 +93,16 @@ def worked(
 ) -> dict[str, Any]:
     """Start the run in the folder ``path``, or go on with it there; returns the answer.
 
-    ``work`` gives the manifest a ``sentence`` and an ``answer``, from which everything that is looked at is made.
+    ``work`` gives the manifest a ``sentence`` and an ``answer``, from which report, contact sheet and answer are made.
     """
     facts = provenance.facts(model, generation)
-    settings = {**asked, **facts["decides"]}
+    settings = {**deciding, **facts["decides"]}
     run = RunDefinition(
         "guard",
         settings,
         work,
         facts,
-        asked["asked"],
+        deciding["options"],
         plugins.versions(),
         "picture",
         disposable=False,  # because it has the refusals on record
@@ -117,7 +117,7 @@ def check(path: Path, settings: Mapping[str, Any]) -> None:
 
     Args:
         path: the folder.
-        settings: see :func:`deciding`.
+        settings: see :func:`deciding_settings`.
 
     Raises:
         RunExistsError: the folder has another run.
@@ -129,7 +129,7 @@ def check(path: Path, settings: Mapping[str, Any]) -> None:
     if old.get("command") != new["command"]:
         kind = f"run of `t2iprobe {old['command']}`" if old.get("command") else "run of another kind"
         raise RunExistsError(f"{path} has a {kind}, not one of `t2iprobe {new['command']}`; {instead}")
-    differing = list(_differences(old.get("asked", {}), new["asked"]))
+    differing = list(_differences(old.get("options", {}), new["options"]))
     if differing:
         more = f"; {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
         listed = "; ".join(differing[:SHOWN])
@@ -138,7 +138,7 @@ def check(path: Path, settings: Mapping[str, Any]) -> None:
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
     if old.get("key") != new.get("key"):
-        yield "its texts were noted with the secret of another user or machine, and cannot be compared"
+        yield "its texts were recorded with the secret of another user or machine, and cannot be compared"
         return
     for name in {**old, **new}:
         before, now = old.get(name), new.get(name)
