@@ -241,8 +241,8 @@ def cost_plan(options: GuardBenchOptions, plugins: Plugins) -> dict[str, Any]:
     pictures = len(job.words) * full.seeds
     sentence = (
         f"{in_words}; donor {donor} ({DONORS[donor]}), from step {full.start_step}; "
-        f"{counted(len(job.words), 'word')} × {counted(full.seeds, 'seed')} = {counted(pictures, 'picture')} per method, "
-        f"{full.num_steps or 'the default number of'} steps each"
+        f"{counted(len(job.words), 'word')} × {counted(full.seeds, 'seed')} = {counted(pictures, 'picture')} per "
+        f"method, {full.num_steps or 'the default number of'} steps each"
     )
     plan = {"donor": donor, "start": full.start_step, "pictures_a_method": pictures, "generation": full.generation}
     return {"model": job.ref, **layers, **plan, "sentence": sentence}
