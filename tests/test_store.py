@@ -839,7 +839,7 @@ def test_store_verify_and_rm(call: Call, tmp_path: Path) -> None:
     assert code == 0 and json.loads(out)["removed"] == 3 * 2 + 1
     assert not (run / "manifest.json.part").exists()
     code, out, err = call(*ASK, "--out", "run", "--batch-size", "2", "--format", "json")
-    assert code == 0 and "1 of 3 prompts are there already" in err, err
+    assert code == 0 and "1 of 3 prompts were captured before" in err, err
     assert call("store", "verify", "run")[0] == 0
 
 

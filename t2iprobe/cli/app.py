@@ -52,8 +52,8 @@ def _add(app: typer.Typer, name: str, group: typer.Typer) -> None:
         app.add_typer(group, name=name)
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(wanted: bool) -> None:
+    if wanted:
         from importlib.metadata import version as installed
 
         typer.echo(installed("t2iprobe"))

@@ -14,21 +14,21 @@ from pydantic.fields import FieldInfo
 
 from t2iprobe.core.command_options import Options, extra_of, flags, is_argument, panel_of
 
-Asked = TypeVar("Asked", bound=Options)
+Model = TypeVar("Model", bound=Options)
 LAST = "Run"  # the last heading of the help
 KINDS = {int: "INTEGER", float: "NUMBER", Path: "PATH"}  # names of value types in the help
-WIDTH = 13  # most letters of a list of choices that the help shows in a column of its own
-TYPED = ("COMMANDLINE", "ENVIRONMENT")  # sources of values that were given by the user
+WIDTH = 13  # longest list of choices that the help shows in the column of types
+TYPED = ("COMMANDLINE", "ENVIRONMENT")  # sources of values that the user gave
 
 
-def takes(kind: type[Asked]) -> Callable[[Callable[[Asked, typer.Context], None]], Callable[..., None]]:
+def takes(kind: type[Model]) -> Callable[[Callable[[Model, typer.Context], None]], Callable[..., None]]:
     """Turn a function of the options into a command with one option per field of ``kind``; its docstring is the help.
 
     Typer gets only texts, flags and lists. The model decides what they may be, with the same messages that Python and
     TOML users get.
     """
 
-    def wrap(body: Callable[[Asked, typer.Context], None]) -> Callable[..., None]:
+    def wrap(body: Callable[[Model, typer.Context], None]) -> Callable[..., None]:
         @functools.wraps(body)
         def command(context: typer.Context, **values: Any) -> None:
             body(kind.from_shell(_given(context, values)), context)
@@ -61,16 +61,16 @@ def _parameter(kind: type[Options], name: str, field: FieldInfo) -> inspect.Para
     choices = word.split("|") if "|" in word else []
     if len(word) > WIDTH:
         word = "CHOICE"
-    told: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "help": _help(field.description or "", choices),
         "show_default": extra.get("shown") or _has_default(field),
         "rich_help_panel": panel_of(kind, name),
     }
     if shape is not bool:
-        told["metavar"] = name.upper() if argument else word + _bounds(extra)
-    said = typer.Argument(**told) if argument else typer.Option(*_written(name, field, shape), **told)
+        settings["metavar"] = name.upper() if argument else word + _bounds(extra)
+    declared = typer.Argument(**settings) if argument else typer.Option(*_spellings(name, field, shape), **settings)
     default = inspect.Parameter.empty if field.is_required() else _default(field.default, shape)
-    annotation: Any = Annotated[shape if shape is bool and not _optional(field) else shape | None, said]
+    annotation: Any = Annotated[shape if shape is bool and not _optional(field) else shape | None, declared]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
@@ -106,7 +106,7 @@ def _bounds(extra: Mapping[str, Any]) -> str:
     return f" {'>' if 'gt' in extra else '≥'}{low}" if low is not None else ""
 
 
-def _written(name: str, field: FieldInfo, shape: Any) -> list[str]:
+def _spellings(name: str, field: FieldInfo, shape: Any) -> list[str]:
     """The option's names for typer; both names for a flag that can also be turned off."""
     flag = str(extra_of(field).get("flag", ""))
     return [flag] if shape is bool and "/" in flag else flags(name, field)

@@ -23,8 +23,8 @@ def typed(context: typer.Context) -> list[str]:
         chain.insert(0, chain[0].parent)
     words = [PROGRAM, *(str(one.info_name) for one in chain[1:])]
     for one in context.command.params:
-        given = str(getattr(context.get_parameter_source(str(one.name)), "name", ""))
-        if given in ("COMMANDLINE", "ENVIRONMENT") and one.name not in PRINTED:
+        source = str(getattr(context.get_parameter_source(str(one.name)), "name", ""))
+        if source in ("COMMANDLINE", "ENVIRONMENT") and one.name not in PRINTED:
             words += _said(one, context.params[str(one.name)])
     return words
 

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from t2iprobe.core.runs.stop import Stop
 
-WIDTH = 120  # used if there is no terminal to ask
+WIDTH = 120  # columns where there is no terminal
 
 #: characters that could drive a terminal, reorder what it shows or not be encoded, and what is printed for them
 CONTROL = {
@@ -38,7 +38,7 @@ def visible(text: str) -> str:
 
 
 class PlainConsole(Console):
-    """A console for data: brackets are no markup, ``:smile:`` is no emoji, and control characters are shown escaped."""
+    """A console for data: brackets are not markup, ``:smile:`` is not an emoji, and control characters are escaped."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **options)
@@ -118,9 +118,9 @@ def say_finished(path: Path) -> None:
 
 
 @contextmanager
-def silent(asked: bool = True) -> Iterator[None]:
+def silent(quiet: bool = True) -> Iterator[None]:
     """Print nothing on stderr within a ``with`` block: no plan, no notes, no progress bar."""
-    before, notes.quiet = notes.quiet, asked or notes.quiet
+    before, notes.quiet = notes.quiet, quiet or notes.quiet
     try:
         yield
     finally:
@@ -155,5 +155,5 @@ def _show(
 
 
 def stopping(unit: str = "the unit in flight") -> Stop:
-    """A stop that a signal asks for and that then says on stderr what is still finished."""
+    """A stop by SIGINT or SIGTERM; says on stderr what is finished first."""
     return Stop(lambda: say(f"stopping after {unit} (again to stop at once)"))

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from t2iprobe.core.option_groups import LayerOptions, ModelOptions
     from t2iprobe.registry.manager import Plugins
 
-SMALL = 200_000_000  # bytes of weights of which nobody needs to know where they are
+SMALL = 200_000_000  # bytes of weights whose place is not worth a message
 
 
 def reference(arch: str | None, model: str | None, plugins: Plugins) -> str:
     """The model reference that ``--arch`` and ``--model`` mean.
 
     Raises:
-        ConfigError: neither is given, the architecture is not known, or it has no embedded model here.
+        ConfigError: neither is given, the architecture is unknown, or it has no embedded model here.
     """
     if arch is not None:
         choice("architecture", arch, plugins.adapters())
@@ -102,8 +102,8 @@ def without_weights(options: Any, plugins: Plugins, **more: Any) -> Model:
     """What a plan is for: a checkpoint on this machine, else the published configuration of an architecture.
 
     Args:
-        options: options with ``arch`` and ``model``, as they were given.
-        plugins: where both are looked up.
+        options: options with ``arch`` and ``model``.
+        plugins: the plugins that have both.
         more: components of a published pipeline, of which there is only the denoiser.
 
     Returns:
@@ -154,9 +154,9 @@ def planned_layers(options: LayerOptions, model: Model) -> tuple[dict[str, Any],
     share = parameters / count_parameters(model.denoiser)
     facts: dict[str, Any] = {"layers": [row.index for row in rows], "paths": [row.path for row in rows]}
     several = len(rows) > 1
-    said = (
+    sentence = (
         f"{adapter.name}: layer{'s' * several} {', '.join(map(str, facts['layers']))} of {len(table)} ({rows[0].path}"
         f"{', …' * several}), {parameters:,} K/V parameters = {share:.2%} of the denoiser's"
         f"{planned_place(model)}"
     )
-    return {"arch": adapter.name, **facts, "parameters": parameters, "share": share}, said
+    return {"arch": adapter.name, **facts, "parameters": parameters, "share": share}, sentence

@@ -1,7 +1,7 @@
 """Settings of published experiments, for ``--preset``. Data only: nothing here loads or runs a model.
 
 ``iclr2025`` is "Precise Parameter Localization for Textual Generation in Diffusion Models" (arXiv 2502.09935), with its
-authors' reference code. What only one command needs is said there.
+authors' reference code. What only one command needs is in that command's plugin.
 """
 
 from __future__ import annotations

@@ -101,12 +101,12 @@ def start(
     Everything that can be refused is checked before the model is loaded, which happens before the folder is made.
 
     Args:
-        plugins: where names are looked up.
+        plugins: plugins that have the named parts.
         question: the study.
         path: the study's folder.
         where: where it runs and is shown.
         announce: prints the plan before the first pictures, and may refuse it.
-        command: the command as it was typed, word by word.
+        command: the words of the command.
         arch: the architecture that the model must have.
     """
     from t2iprobe.cli.models import check_arch, say_loaded

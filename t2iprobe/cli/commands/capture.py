@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 BATCH = 8
 BUDGET = "10GiB"
-#: options that do not decide what is kept, or whose meaning is kept in another form
+#: options that do not determine what is kept, or that are recorded in another form
 UNDECIDING = {*RunOptions.model_fields, *FREE, "arch", "model", "prompts", "max_bytes"}
 
 
@@ -82,7 +82,7 @@ def capture(options: CaptureOptions, context: typer.Context) -> None:
     try:
         answer = run(options, context.obj)
     except KeyboardInterrupt:
-        say("interrupted; whole batches are kept, and the same command continues from there")
+        say("interrupted; complete batches are kept, and the same command continues from there")
         raise typer.Exit(130) from None
     if options.format is Format.json:
         print_json(answer)
@@ -91,7 +91,7 @@ def capture(options: CaptureOptions, context: typer.Context) -> None:
 
 
 def run(options: CaptureOptions, plugins: Plugins) -> dict[str, Any]:
-    """Capture, or find it done; returns the JSON answer."""
+    """Capture, or find the capture finished; returns the JSON answer."""
     from t2iprobe.core.runs import provenance, runfolder
     from t2iprobe.core.runs.engine import RunDefinition, execute
 
@@ -135,7 +135,7 @@ def run(options: CaptureOptions, plugins: Plugins) -> dict[str, Any]:
 
 
 def _deciding(options: CaptureOptions, ref: str, prompts: list[str]) -> dict[str, Any]:
-    """The part of the options that decides what is kept; where it runs and how much at once does not."""
+    """The options that determine what is kept; where it runs and how much at once does not."""
     digest = hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:16]
     named = {name: getattr(options, name) for name in CaptureOptions.model_fields if name not in UNDECIDING}
     return {"model": ref, "prompts": len(prompts), "prompts_sha256": digest, **named}
@@ -191,7 +191,7 @@ def _capture(options: CaptureOptions, model: Model, plan: CapturePlan, session: 
         session.begin(rows, plan.layout.rows)
         on_step(rows * steps, 0)  # the progress bar begins where the last run stopped
         if rows:
-            say(f"{rows} of {plan.layout.rows} prompts are there already")
+            say(f"{rows} of {plan.layout.rows} prompts were captured before")
 
     def unit(rows: int) -> None:
         session.done(rows)

@@ -26,8 +26,8 @@ class CheckAdapterOptions(PrintOptions, ModelOptions):
 def check_adapter(options: CheckAdapterOptions, context: typer.Context) -> None:
     """Run the laws of an adapter on a model and list which hold; the exit code is 1 if one is broken.
 
-    Most useful for a pipeline whose class no adapter names, which is tried out when it is loaded. The laws draw about
-    a hundred pictures of three steps at the model's own size.
+    Most useful for a pipeline class without an adapter of its own, whose sites are found by probing. The laws draw
+    about a hundred pictures of three steps at the model's own size.
 
     Example: t2iprobe check-adapter --arch qwen-image
     """

@@ -1,6 +1,6 @@
 """``t2iprobe plugins``: lists every plugin that was found, whether it is used, and if not, why.
 
-``--check`` asks every hook first, so that it finds what would only fail in a later command.
+``--check`` calls every hook first, to find what would otherwise fail only in a later command.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class PluginsOptions(PrintOptions):
 
     panel: ClassVar[str] = "Plugins"
     check: bool = option(
-        False, help="Ask every hook, list what each plugin provides, and end with exit code 1 if one is broken."
+        False, help="Call every hook, list what each plugin provides, and end with exit code 1 if one is broken."
     )
     names: bool = option(False, help="List the names that they register instead: architectures, methods, metrics, ….")
 
@@ -53,7 +53,7 @@ def _print_rows(rows: Sequence[PluginRow], provided: Provided | None, format: Fo
 
 
 def _about(row: PluginRow, provided: Provided | None) -> str:
-    """What a sound plugin provides, or its hooks if it was not asked."""
+    """What a working plugin provides, or only its hooks."""
     hooks = {one.removeprefix("t2iprobe_").removeprefix("register_"): one for one in row.hooks}
     if provided is None:
         return ", ".join(hooks)

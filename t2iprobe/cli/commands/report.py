@@ -1,4 +1,4 @@
-"""``t2iprobe report``: makes what is looked at in a run folder again."""
+"""``t2iprobe report``: makes report, contact sheet, plot and answer of a run folder again."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class ReportOptions(PrintOptions):
 
 @takes(ReportOptions)
 def report(options: ReportOptions, context: typer.Context) -> None:
-    """Make report.html, contact_sheet.png, plot.png and result.json of a run again; the model is not needed.
+    """Make report.html, contact_sheet.png, plot.png and result.json of a run again; needs no model.
 
-    Of a run that is not finished it makes the page, with what there is so far.
+    For an unfinished run, only the page is made, with the results so far.
 
     Example: t2iprobe report runs/localize-tiny-sd3-text-adaptive
     """

@@ -48,7 +48,7 @@ class ExportOptions(StoreOptions):
 
 
 class Place:
-    """What the path of a command means.
+    """The run folder and the store that a command's path stands for.
 
     Args:
         path: a run folder, the store in it, another store, or the URL of one.
@@ -257,15 +257,18 @@ def rm(options: RemoveOptions, context: typer.Context) -> None:
 
 
 def _remove_rest(place: Place, options: RemoveOptions) -> dict[str, int]:
-    """Remove leftovers and, if asked to, activations; returns the sizes by name."""
+    """Remove leftovers and, with ``--activations``, activations; returns the sizes by name."""
     from t2iprobe.core.runs import checksums
     from t2iprobe.core.store import keys, verify
 
     store = place.store
-    if store is not None and place.is_elsewhere(store):  # a stranger's manifest can name any store
+    if store is not None and place.is_elsewhere(store):  # a copied manifest can name any store
         if options.activations:
-            raise ConfigError(f"{place.path} keeps them in {store}; name that store to remove them: store rm {store}")
-        say(f"nothing is removed in {store}, which lies elsewhere; name it to clean up there")
+            raise ConfigError(
+                f"{place.path} keeps its activations in {store}; to remove them: "
+                f"t2iprobe store rm {store} --activations"
+            )
+        say(f"nothing is removed in {store}, which is outside the run folder; run store rm on it to clean up there")
         store = None
     if store is not None:
         keys.open_root(store)
@@ -283,7 +286,7 @@ def _remove_run(place: Place, yes: bool) -> dict[str, int]:
     """Remove a run folder with everything in it; links are removed, but not what they lead to.
 
     Raises:
-        ConfigError: it is not a run folder, or nobody agreed.
+        ConfigError: it is not a run folder, or the user did not confirm.
         LockedError: a process is working on it.
     """
     from t2iprobe.core.runs import runfolder
@@ -309,7 +312,7 @@ def _confirm(found: dict[str, int], what: str, yes: bool) -> None:
     with suppress(EOFError):
         agreed = input().strip().lower()
     if agreed not in {"y", "yes"}:
-        raise ConfigError(f"{size} of {what} are left where they are; add --yes to remove them")
+        raise ConfigError(f"{size} of {what} were not removed; add --yes to remove them")
 
 
 def _sweep_parts(folder: Path | None) -> dict[str, int]:
