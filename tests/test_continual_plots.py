@@ -20,10 +20,8 @@ from t2iprobe.plugins.continual.plots import (
     stability_plasticity,
 )
 from t2iprobe.plugins.continual.report import sections, weighed
-from t2iprobe.plugins.continual.results import Results
-from t2iprobe.plugins.continual.run_weights import Weights
+from t2iprobe.plugins.continual.results import Results, spread
 from t2iprobe.plugins.continual.streams import arms
-from t2iprobe.plugins.continual.weights_analysis import Conflict
 
 NAN = float("nan")
 SCORES = np.array([[0.7, NAN, NAN], [0.6, 0.65, NAN], [0.4, 1.25, -0.5]])
@@ -77,7 +75,8 @@ def test_methods_stand_between_learning_and_keeping() -> None:
 
 
 def test_opposed_weights_stand_beside_those_of_independent_tasks() -> None:
-    found = {"naive": {1: [0.4, 0.6], 2: [1.0], 3: [NAN]}, "merged": {1: [0.2], 2: []}}
+    runs = {"naive": {1: [0.4, 0.6], 2: [1.0], 3: [NAN]}, "merged": {1: [0.2], 2: []}}
+    found = {name: {n: spread({(0, 0): values}) for n, values in curve.items()} for name, curve in runs.items()}
     figure = opposed(found, {1: 0.43, 2: 0.7}, title="")
     naive, merged = (box.lines[0] for box in figure.axes[0].containers)
     assert naive.get_ydata().tolist() == [0.5, 1.0] and merged.get_ydata().tolist() == [0.2]
@@ -171,14 +170,13 @@ def test_runs_that_trained_other_layers_are_compared_run_by_run(tmp_path: Path) 
 
 
 def test_the_weights_have_their_section() -> None:
-    conflicts = [Conflict(0, 1, 0.2, 0.5), Conflict(0, 2, 0.3, 0.9), Conflict(1, 2, 0.25, 0.6)]
-    one = Weights(
-        conflicts={(0, 0): conflicts},
-        layers={"attn.to_q": {"norm": 1.5, "stable_rank": 1.2, "effective_rank": 2.0}},
-        overlap={"in": (0.25, 0.125)},
-        owners=[0.5, 0.25, 0.0, 0.25],
-        cross=[[0.5, 0.7]],
-    )
+    one = {
+        "sign_conflicts": {"ratio": {1: spread({(0, 0): [0.5, 0.6]}), 2: spread({(0, 0): [0.9]})}},
+        "layers": {"attn.to_q": {"norm": 1.5, "stable_rank": 1.2, "effective_rank": 2.0}},
+        "overlap": {"in": {"shared": 0.25, "chance": 0.125}},
+        "owners": [0.5, 0.25, 0.0, 0.25],
+        "cross_terms": [[0.5, 0.7]],
+    }
     (found,) = weighed({"magnitude": one})
     assert found.table is not None and len(found.figures) == 1
     values = {str(row[1]): row[2] for row in found.table.rows}

@@ -411,7 +411,7 @@ def test_the_command(files: Path, tmp_path: Path) -> None:
     state = TaskState.load(next(Path(out).glob("work/merge-init/*/*/state.safetensors")), base_of(out))
     assert {path.split(".attn")[0] for path in state.delta} == {"transformer_blocks.1"}
     again = call("run", *given, "--workers", "1")
-    assert again.exit_code == 0 and "is learnt and drawn already" in again.stderr
+    assert again.exit_code == 0 and "was learnt, and every picture drawn, by an earlier run" in again.stderr
     assert json.loads(again.stdout) == answer == json.loads(Path(out, "result.json").read_text())
     assert Path(answer["contact_sheet"]).is_file() and answer["plot"] is None  # nothing is scored yet
     left = json.loads(call("run", "--plan", *given).stdout)

@@ -83,7 +83,7 @@ def continual(options: ContinualOptions, plugins: Plugins) -> Outcome:
     from t2iprobe.api.outcomes import Outcome
     from t2iprobe.plugins.continual import commands
 
-    answer = commands.learnt(options, plugins)
+    answer = commands.run_stream(options, plugins)
     assert options.out is not None
     return Outcome(options.out, answer, commands.rows(answer))
 

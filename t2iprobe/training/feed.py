@@ -77,9 +77,9 @@ class Feed:
         """Rows by their number in the whole training."""
         with torch.no_grad():
             encoded = [self._picture(number) for number in numbers]
-            text = joined([self._caption(self.pictures.caption(number)) for number in numbers])
+            text = _combined([self._caption(self.pictures.caption(number)) for number in numbers], torch.cat)
         dtype, device = _dtype(self.model), self.model.device
-        framed = self.model.adapter.framed(moved(text, device, dtype), [frame for _, frame in encoded])
+        framed = self.model.adapter.framed(_moved(text, device, dtype), [frame for _, frame in encoded])
         weights = [self.pictures.examples[self.pictures.deal(number)].weight for number in numbers]
         clean = torch.cat([latents for latents, _ in encoded]).to(device)
         return Rows(clean, framed, torch.tensor(weights, device=device))
@@ -102,33 +102,27 @@ class Feed:
         def encode() -> Conditioning:
             model, scale = self.model, self.model.defaults.get("guidance")
             text = model.adapter.encode_prompts(model.pipeline, [caption])
-            if scale is not None:  # that of the run, for a denoiser that is told it
+            if scale is not None:  # the run's scale, for a denoiser that takes it as input
                 text = model.adapter.with_guidance(model.pipeline, text, scale)
-            return moved(text, torch.device("cpu"))
+            return _moved(text, torch.device("cpu"))
 
         return self._text.get(caption, encode)
 
 
-def joined(parts: Sequence[Conditioning]) -> Conditioning:
-    """Concatenate conditionings of one row each."""
-    pooled = [one.pooled for one in parts if one.pooled is not None]
-    extra = {name: torch.cat([one.extra[name] for one in parts]) for name in parts[0].extra}
-    return Conditioning(torch.cat([one.tokens for one in parts]), torch.cat(pooled) if pooled else None, extra)
+def _combined(parts: Sequence[Conditioning], combine: Callable[[Sequence[Any]], Tensor]) -> Conditioning:
+    """A conditioning each of whose tensors ``combine`` makes from those of the parts."""
+    pooled = None if parts[0].pooled is None else combine([part.pooled for part in parts])
+    extra = {name: combine([part.extra[name] for part in parts]) for name in parts[0].extra}
+    return Conditioning(combine([part.tokens for part in parts]), pooled, extra)
 
 
-def moved(text: Conditioning, device: torch.device, dtype: torch.dtype | None = None) -> Conditioning:
+def _moved(text: Conditioning, device: torch.device, dtype: torch.dtype | None = None) -> Conditioning:
     """The conditioning on another device, and in another precision if one is given."""
-
-    def move(value: Tensor) -> Tensor:
-        return value.detach().to(device, dtype)
-
-    pooled = None if text.pooled is None else move(text.pooled)
-    return Conditioning(move(text.tokens), pooled, {name: move(value) for name, value in text.extra.items()})
+    return _combined([text], lambda tensors: tensors[0].detach().to(device, dtype))
 
 
 def _bytes(text: Conditioning) -> int:
-    pooled = 0 if text.pooled is None else text.pooled.nbytes
-    return text.tokens.nbytes + pooled + sum(value.nbytes for value in text.extra.values())
+    return sum(one.nbytes for one in (text.tokens, text.pooled, *text.extra.values()) if one is not None)
 
 
 def _dtype(model: Model) -> torch.dtype:

@@ -70,7 +70,7 @@ def run(options: ContinualOptions, context: typer.Context) -> None:
     elif options.plan:
         print_plan(_planned(options, context.obj), options.format)
     else:
-        _print_answer(learnt(options, context.obj), options.format)
+        _print_answer(run_stream(options, context.obj), options.format)
 
 
 @app.command("eval")
@@ -105,12 +105,12 @@ def analyze(options: ContinualAnalyzeOptions, context: typer.Context) -> None:
     _print_answer(answer, options.format)
 
 
-def learnt(options: ContinualOptions, plugins: Plugins) -> dict[str, Any]:
+def run_stream(options: ContinualOptions, plugins: Plugins) -> dict[str, Any]:
     """Do a run, or whatever part of it is missing; returns the JSON object."""
     check_data(options)
     made = _scorers(scores_of(options), {})
     run = build(options, plugins)
-    _work(options, run, type(plugins))
+    _execute(options, run, type(plugins))
     _score(run.folder, run.stream, made, plugins)
     return _finish(run.folder, plugins)
 
@@ -144,7 +144,7 @@ def _planned(options: ContinualOptions, plugins: Plugins) -> dict[str, Any]:
     return {"stream": run.stream.name, "model": model, **size, **cost.record(), "sentence": sentence}
 
 
-def _work(options: ContinualOptions, run: ContinualRun, plugins: type[Plugins]) -> None:
+def _execute(options: ContinualOptions, run: ContinualRun, plugins: type[Plugins]) -> None:
     """Plan the run, and then do it."""
     from t2iprobe.plugins.continual.plan import plan, timed
 
@@ -155,7 +155,7 @@ def _work(options: ContinualOptions, run: ContinualRun, plugins: type[Plugins]) 
         if cost.steps or cost.images:
             _say_plan(options, run, replace(cost, seconds=(cost.seconds or 0.0) / count), count)
         else:
-            say(f"everything in {run.folder} is learnt and drawn already")
+            say(f"every task in {run.folder} was learnt, and every picture drawn, by an earlier run")
             count = 1
         with (
             _watching(run, cost, stopping("this step"), shared) as callbacks,
@@ -196,19 +196,19 @@ def _score(folder: Path, stream: TaskStream, made: list[TaskScorer], plugins: Pl
         evaluate(folder, stream, made, similar.score, lambda scored: tick(scored, total))
 
 
-def _finish(folder: Path, plugins: Plugins, **asked: Any) -> dict[str, Any]:
+def _finish(folder: Path, plugins: Plugins, **options: Any) -> dict[str, Any]:
     from t2iprobe.plugins.continual.report import show
 
-    return show(folder, plugins, **asked)
+    return show(folder, plugins, **options)
 
 
 def _stream_of_run(options: EvalOptions) -> StreamOptions:
     """The stream that a run learnt, unless the options name another place."""
     from t2iprobe.plugins.continual.evaluation import read_run
 
-    given = read_run(options.run)["arguments"]
-    stream = options.stream or str(Path(given["stream"]).expanduser())
-    return StreamOptions(stream=stream, data=options.data or (given.get("data") and Path(given["data"]).expanduser()))
+    known = read_run(options.run)["arguments"]
+    stream = options.stream or str(Path(known["stream"]).expanduser())
+    return StreamOptions(stream=stream, data=options.data or (known.get("data") and Path(known["data"]).expanduser()))
 
 
 @contextmanager

@@ -24,10 +24,10 @@ from t2iprobe.plugins.continual.task_state import TaskState
 
 @dataclass(frozen=True)
 class TaskUpdate:
-    """What a task has learnt.
+    """What a task has update.
 
     Args:
-        modules: modules that learnt.
+        modules: modules that update.
         adapter: matrices ``<path>.lora_A.weight`` and B of the adapter; empty if it is not a LoRA.
         delta: gives what the task adds to a module's weight, on the CPU in float32.
         rank: upper bound of the rank of any module.
@@ -42,7 +42,7 @@ class TaskUpdate:
 
 
 class Merger(ABC):
-    """Makes the next state from the last one and from what was learnt."""
+    """Makes the next state from the last one and from what was update."""
 
     name: ClassVar[str]
     summary: ClassVar[str]
@@ -50,7 +50,7 @@ class Merger(ABC):
     keeps_adapter: ClassVar[bool] = False
 
     @abstractmethod
-    def merge(self, state: TaskState, learnt: TaskUpdate) -> TaskState:
+    def merge(self, state: TaskState, update: TaskUpdate) -> TaskState:
         """The next state; the caller takes care of rows and memory."""
 
 
@@ -61,9 +61,9 @@ class KeepLast(Merger):
     summary = "the adapter itself is passed on"
     keeps_adapter = True
 
-    def merge(self, state: TaskState, learnt: TaskUpdate) -> TaskState:
+    def merge(self, state: TaskState, update: TaskUpdate) -> TaskState:
         """See :class:`Merger`."""
-        return state.next(learnt.rank, adapter=learnt.adapter)
+        return state.next(update.rank, adapter=update.adapter)
 
 
 class FactorSum(Merger):
@@ -73,11 +73,11 @@ class FactorSum(Merger):
     summary = "A and B are summed separately (as in the published code)"
     keeps_adapter = True
 
-    def merge(self, state: TaskState, learnt: TaskUpdate) -> TaskState:
+    def merge(self, state: TaskState, update: TaskUpdate) -> TaskState:
         """See :class:`Merger`."""
         before = state.adapter
-        summed = {key: value + before[key] if key in before else value for key, value in learnt.adapter.items()}
-        return state.next(learnt.rank, adapter=summed)
+        summed = {key: value + before[key] if key in before else value for key, value in update.adapter.items()}
+        return state.next(update.rank, adapter=summed)
 
 
 class Dense(Merger):
@@ -86,17 +86,17 @@ class Dense(Merger):
     #: whether the merged rank is at most the sum of the ranks
     adds_ranks: ClassVar[bool] = False
 
-    def merge(self, state: TaskState, learnt: TaskUpdate) -> TaskState:
+    def merge(self, state: TaskState, update: TaskUpdate) -> TaskState:
         """See :class:`Merger`."""
         merged: dict[str, Tensor] = {}
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            for path in learnt.modules:
+            for path in update.modules:
                 # separate, so that the analysis can merge one module without the others
-                torch.default_generator.manual_seed(learnt.seed * 1_000_003 + zlib.crc32(path.encode()))
-                previous, new = state.dense(path), learnt.delta(path)
+                torch.default_generator.manual_seed(update.seed * 1_000_003 + zlib.crc32(path.encode()))
+                previous, new = state.dense(path), update.delta(path)
                 merged[path] = self.tensor(previous, new) if state.tasks and previous is not None else new
         bounded = not state.tasks or (self.adds_ranks and state.rank is not None)
-        return state.next((state.rank or 0) + learnt.rank if bounded else None, delta=merged)
+        return state.next((state.rank or 0) + update.rank if bounded else None, delta=merged)
 
     @abstractmethod
     def tensor(self, previous: Tensor, new: Tensor) -> Tensor:
@@ -215,12 +215,12 @@ class Svd(Merger):
     name = "svd"
     summary = "the sum, truncated to the rank of one adapter"
 
-    def merge(self, state: TaskState, learnt: TaskUpdate) -> TaskState:
+    def merge(self, state: TaskState, update: TaskUpdate) -> TaskState:
         """See :class:`Merger`."""
-        rank = self.to or learnt.rank
+        rank = self.to or update.rank
         kept: dict[str, Tensor] = {}
-        for path in learnt.modules:
-            previous, new = state.dense(path), learnt.delta(path)
+        for path in update.modules:
+            previous, new = state.dense(path), update.delta(path)
             left, right = truncated(new if previous is None else previous + new, rank)
             kept |= {f"{path}.lora_A.weight": right, f"{path}.lora_B.weight": left}
         return state.next(rank, adapter=kept)

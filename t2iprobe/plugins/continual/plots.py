@@ -98,24 +98,22 @@ def stability_plasticity(points: Mapping[str, tuple[Interval, Interval]], *, tit
     return figure
 
 
-def opposed(methods: Mapping[str, Mapping[int, Sequence[float]]], null: Mapping[int, float], *, title: str) -> Figure:
+def opposed(methods: Mapping[str, Mapping[int, Mapping[str, Any]]], null: Mapping[int, float], *, title: str) -> Figure:
     """How much later tasks work against a task's weights, compared with what independent tasks would do.
 
     Args:
-        methods: for each method, the values of all runs and tasks by the number of later tasks; NaN is not drawn.
-        null: the same for independent tasks; whatever lies above it is interference.
+        methods: for each method, ``mean`` and ``std`` over all runs and tasks by the number of later tasks.
+        null: the value for independent tasks; whatever lies above it is interference.
         title: above it.
     """
     figure, (axes,) = canvas(width=6.4, height=3.8)
     # side by side, so that the whiskers of methods do not hide each other
     shifts = (np.arange(len(methods)) - (len(methods) - 1) / 2) * min(0.09, 0.5 / len(methods))
     for number, (name, curve) in enumerate(methods.items()):
-        known = {later: np.asarray(values, np.float64) for later, values in curve.items()}
-        finite = {later: values[np.isfinite(values)] for later, values in known.items()}
-        kept = {later: values for later, values in finite.items() if len(values)}
-        means, spread = [one.mean() for one in kept.values()], [one.std() for one in kept.values()]
+        known = {later: found for later, found in curve.items() if found["mean"] is not None}
+        means, spread = [one["mean"] for one in known.values()], [one["std"] for one in known.values()]
         axes.errorbar(
-            np.asarray(list(kept)) + shifts[number], means, yerr=spread, label=name, markersize=4.5, linewidth=1.4,
+            np.asarray(list(known)) + shifts[number], means, yerr=spread, label=name, markersize=4.5, linewidth=1.4,
             capsize=2, elinewidth=0.8, **_style(number),
         )  # fmt: skip
     axes.plot(list(null), list(null.values()), color=INK, linestyle="--", linewidth=1.2, label="independent tasks")

@@ -20,9 +20,9 @@ from t2iprobe.plugins.continual import plots
 from t2iprobe.plugins.continual.forgetting import MEASURES, Run, by_task, mean_matrix, paired
 from t2iprobe.plugins.continual.grid import ResultGrid
 from t2iprobe.plugins.continual.results import Results, Series, spread
-from t2iprobe.plugins.continual.run_weights import Weights, null_curves, weights_of
+from t2iprobe.plugins.continual.run_weights import null_curves, weights_of
 from t2iprobe.plugins.continual.streams import BASE, ModelSeries
-from t2iprobe.plugins.continual.weights_analysis import null_ratio, opposed_curve
+from t2iprobe.plugins.continual.weights_analysis import null_ratio
 from t2iprobe.report.figures import cell_for, drawn, grid
 from t2iprobe.report.folder import PAGE, RunView, answer_in, write
 from t2iprobe.report.page import page_of
@@ -65,7 +65,7 @@ def view(path: Path, plugins: Plugins, *, weights: bool | None = None, against: 
     if other is not None:
         found["against"] = {**_facts(other), "run": str(other.folder)}
     if looked:
-        found["weights"] = {name: one.record() for name, one in looked.items()}
+        found["weights"] = looked
         found["independent_tasks"] = null_curves(len(results.tasks))
     text, sheet = _sheet(results)
     pictures = [] if sheet is None else [Section("Pictures", text, figures=[("One picture per task", sheet)])]
@@ -327,12 +327,11 @@ def _first(found: ResultGrid, after: int, task: int) -> Image.Image:
     return found.pictures(after, task)[0] if found.done[after, task] else Image.new("RGB", (8, 8), "white")
 
 
-def weighed(weights: Mapping[str, Weights]) -> Iterator[Section]:
-    """What happened to the weights."""
+def weighed(weights: Mapping[str, Mapping[str, Any]]) -> Iterator[Section]:
+    """What happened to the weights, from the ``weights`` of an answer."""
     if not weights:
         return
-    curves = {name: opposed_curve(list(one.conflicts.values())) for name, one in weights.items()}
-    curves = {name: curve for name, curve in curves.items() if curve}
+    curves = {name: curve for name, one in weights.items() if (curve := one["sign_conflicts"]["ratio"])}
     figures = []
     if curves:
         null = {later: null_ratio(later) for later in sorted({later for curve in curves.values() for later in curve})}
@@ -348,15 +347,15 @@ def weighed(weights: Mapping[str, Weights]) -> Iterator[Section]:
     yield Section("Weights", text, table=table, figures=figures)
 
 
-def _quantities(one: Weights) -> Iterator[tuple[str, Cell]]:
-    for kind, numbers in one.layers.items():
+def _quantities(weights: Mapping[str, Any]) -> Iterator[tuple[str, Cell]]:
+    for kind, numbers in weights["layers"].items():
         yield f"norm of a task's change, {kind}", numbers["norm"]
         yield f"stable rank of a task's change, {kind}", numbers["stable_rank"]
-    for side, (shared, chance) in one.overlap.items():
-        yield f"overlap of two tasks, {side}puts", f"{shared:.3f} (chance {chance:.3f})"
-    for task, share in enumerate(one.owners[:-1], 1):
+    for side, overlap in weights["overlap"].items():
+        yield f"overlap of two tasks, {side}puts", f"{overlap['shared']:.3f} (chance {overlap['chance']:.3f})"
+    for task, share in enumerate(weights["owners"][:-1], 1):
         yield f"weights that task {task} owns at the end", f"{100 * share:.1f} %"
-    if shares := [value for run in one.cross for value in run]:
+    if shares := [value for run in weights["cross_terms"] for value in run]:
         yield "cross terms if factors were summed, relative to the sum", float(np.mean(shares))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,47 +23,15 @@ from t2iprobe.plugins.continual.task_state import TaskState
 DELTA = "delta:"
 
 
-@dataclass(frozen=True)
-class Weights:
-    """A method's weights.
+def weights_of(results: Results) -> dict[str, dict[str, Any]]:
+    """What is known of the weights of every method, by its name, as JSON.
 
-    Args:
-        conflicts: sign conflicts by order and seed.
-        layers: norm and ranks of what each task added, by kind of module.
-        overlap: mean overlap of two tasks' subspaces and what chance would give, by side.
-        owners: share of the weights that each task owns at the end, and last the share that nobody owns; for the
-            magnitude merge only.
-        cross: what summing the factors would add, relative to the sum of the products, task by task, run by run.
-        state: size in bytes of the last state, the bound of its rank, and what it holds.
-    """
-
-    conflicts: Mapping[Run, list[analysis.Conflict]] = field(default_factory=dict)
-    layers: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    overlap: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    owners: list[float] = field(default_factory=list)
-    cross: list[list[float]] = field(default_factory=list)
-    state: Mapping[str, Any] = field(default_factory=dict)
-
-    def record(self) -> dict[str, Any]:
-        """The weights as plain values for JSON."""
-        return {
-            "handed_over": self.state,
-            "sign_conflicts": {what: self._opposed(what) for what in ("share", "ratio")},
-            "layers": self.layers,
-            "overlap": {side: {"shared": shared, "chance": chance} for side, (shared, chance) in self.overlap.items()},
-            "owners": self.owners,
-            "cross_terms": self.cross,
-        }
-
-    def _opposed(self, what: str) -> dict[int, dict[str, Any]]:
-        """Conflicts by the number of later tasks, over runs, because the tasks of one run are not independent."""
-        curves = {run: analysis.opposed_curve([found], what) for run, found in self.conflicts.items()}
-        every = sorted({later for curve in curves.values() for later in curve})
-        return {n: spread({run: curve.get(n, ()) for run, curve in curves.items()}) for n in every}
-
-
-def weights_of(results: Results) -> dict[str, Weights]:
-    """The weights of every method, by its name.
+    Returns:
+        ``sign_conflicts``, over runs, by the number of later tasks; ``layers``, the norm and ranks of what each task
+        added, by kind of module; ``overlap``, the mean overlap of two tasks' subspaces and what chance would give;
+        ``owners``, the share of the weights that each task owns at the end and last the share that nobody owns, for the
+        magnitude merge only; ``cross_terms``, what summing the factors would add, relative to the sum of the products,
+        task by task, run by run; and ``handed_over``, size and rank of the last state, and what it holds.
 
     Raises:
         ConfigError: the adapters were not kept.
@@ -78,22 +45,30 @@ def null_curves(tasks: int) -> dict[str, dict[int, float]]:
     return {what: {later: value(later) for later in range(1, tasks)} for what, value in curves.items()}
 
 
-def _weights(results: Results, name: str) -> Weights:
-    replays = {arm: Replay(results, arm) for arm in results.arms(name)}
-    if not replays:
-        return Weights()
-    every, by = replays.values(), method(name)
-    pairs = {side: [pair for one in every for pair in analysis.overlaps(one, side).values()] for side in ("in", "out")}
-    facts = results.grids[next(iter(replays))].facts
-    owned = [_owned(one) for one in every] if isinstance(by.merger, Magnitude) else []
-    return Weights(
-        conflicts={arm.run: analysis.conflicts(one) for arm, one in replays.items()},
-        layers=analysis.by_kind([row for one in every for row in analysis.layers(one)]),
-        overlap={side: tuple(np.mean(found, axis=0).tolist()) for side, found in pairs.items() if found},
-        owners=np.mean(owned, axis=0).tolist() if owned else [],
-        cross=[_cross(one) for one in every if one.adapters and not by.initializer.continues],
-        state={key: facts[key] for key in ("bytes", "rank", "kinds") if key in facts},
-    )
+def _weights(results: Results, name: str) -> dict[str, Any]:
+    replays, by = [Replay(results, arm) for arm in results.arms(name)], method(name)
+    pairs = {
+        side: [pair for one in replays for pair in analysis.overlaps(one, side).values()] for side in ("in", "out")
+    }
+    overlap = {side: np.mean(found, axis=0).tolist() for side, found in pairs.items() if found}
+    owned = [_owned(one) for one in replays] if isinstance(by.merger, Magnitude) else []
+    conflicts = {one.arm.run: analysis.conflicts(one) for one in replays}
+    state = results.grids[replays[0].arm].facts if replays else {}
+    return {
+        "handed_over": {key: state[key] for key in ("bytes", "rank", "kinds") if key in state},
+        "sign_conflicts": {what: _opposed(conflicts, what) for what in ("share", "ratio")},
+        "layers": analysis.by_kind([row for one in replays for row in analysis.layers(one)]),
+        "overlap": overlap,
+        "owners": np.mean(owned, axis=0).tolist() if owned else [],
+        "cross_terms": [_cross(one) for one in replays if one.adapters and not by.initializer.continues],
+    }
+
+
+def _opposed(conflicts: Mapping[Run, list[analysis.Conflict]], what: str) -> dict[int, dict[str, Any]]:
+    """Conflicts by the number of later tasks, over runs, because the tasks of one run are not independent."""
+    curves = {run: analysis.opposed_curve([found], what) for run, found in conflicts.items()}
+    every = sorted({later for curve in curves.values() for later in curve})
+    return {later: spread({run: curve.get(later, ()) for run, curve in curves.items()}) for later in every}
 
 
 class Replay(Mapping[str, list[Tensor]]):
