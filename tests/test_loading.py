@@ -261,7 +261,7 @@ def test_a_gguf_file_is_the_denoiser(alone: Path, sd3: str, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "more", "message"),
     [
-        ("mine.gguf", {}, "holds a denoiser.*config=REF"),
+        ("mine.gguf", {}, "has only a denoiser.*config=REF"),
         ("mine.ckpt", {}, "neither .safetensors nor .gguf"),
         ("mine.safetensors", {"device_map": "balanced"}, "not for a single file"),
     ],

@@ -82,7 +82,7 @@ def test_references(ref: str, parsed: object) -> None:
         ("signs:words=3", "signs has no option 'words'; there are source"),
         ("glyphcontrol", "needs a path: write glyphcontrol:PATH"),
         ("glyphcontrol:none", "no file or folder none: give GlyphControl's text_prompts/paper"),
-        ("glyphcontrol:.", "holds no .txt files"),
+        ("glyphcontrol:.", "has no .txt files"),
         ("glyphcontrol:.,split=tests", "no split 'tests'; did you mean test?"),
         ("csv:none.csv", "cannot read the pairs in none.csv"),
     ],

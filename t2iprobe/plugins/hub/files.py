@@ -26,12 +26,12 @@ SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2}
 
 
 def variant_of(names: Iterable[str], dtype: str, wanted: str | None = None) -> str | None:
-    """The variant to load: the one asked for, else one of half precision, else the only one there is.
+    """The variant to load: the requested one, else one of half precision, else the only one there is.
 
     Args:
         names: files as ``component/file``.
         dtype: precision that the weights are loaded as.
-        wanted: variant that was asked for.
+        wanted: the requested variant.
 
     Raises:
         ModelError: there is no such variant, or components without plain weights do not share one.
@@ -41,7 +41,7 @@ def variant_of(names: Iterable[str], dtype: str, wanted: str | None = None) -> s
     if wanted is not None:
         if wanted not in known:
             having = ", ".join(sorted(filter(None, known)))
-            raise ModelError(f"there is no variant {wanted}; {f'it has {having}' if having else 'it has none'}")
+            raise ModelError(f"it has no variant {wanted}; {f'there are {having}' if having else 'it has no variants'}")
         return wanted
     only = [variants for variants in parts.values() if None not in variants]
     common = set.intersection(*map(set, only)) if only else known
@@ -70,7 +70,9 @@ def chosen(names: Iterable[str], variant: str | None, without: Iterable[str] = (
 
 
 def demand(folder: Path, variant: str | None, itemsize: int, without: Iterable[str] = ()) -> Demand | None:
-    """What the weights of a folder need on a device; ``None`` if a file is no safetensors, whose header would tell."""
+    """What the weights of a folder need on a device; ``None`` if a file is not safetensors, whose
+    header has the sizes.
+    """
     names = [file.relative_to(folder).as_posix() for file in folder.glob("*/*")]
     sizes: dict[str, int] = {}
     layer = 0
@@ -87,7 +89,7 @@ def demand(folder: Path, variant: str | None, itemsize: int, without: Iterable[s
 
 
 def is_weights(name: str) -> bool:
-    """Whether ``component/file`` holds weights."""
+    """Whether ``component/file`` is a file of weights."""
     return "/" in name and not name.endswith(".json") and _match(name) is not None
 
 
@@ -110,7 +112,7 @@ def _match(name: str) -> re.Match[str] | None:
 
 
 def _rank(name: str, variant: str | None) -> tuple[bool, bool] | None:
-    """How much the weights in a file are wanted: of the variant, and in safetensors; ``None`` if they are not."""
+    """How much a file of weights is preferred: of the variant, and in safetensors; ``None`` if it is not loaded."""
     match = _match(name) if "/" in name else None
     if match is None:
         return None

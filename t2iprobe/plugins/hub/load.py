@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Found:
-    """A pipeline before it is loaded.
+class PipelineFiles:
+    """The files of a pipeline before it is loaded.
 
     Args:
         index: contents of ``model_index.json``.
@@ -63,7 +63,7 @@ def load(ref: str, options: LoadOptions, adapters: Adapters) -> Pipeline | None:
     """The pipeline in the folder, file or hub repository ``ref``, in main memory; ``None`` if it looks like neither.
 
     Args:
-        ref: what was asked for.
+        ref: the reference to load.
         options: how to load it.
         adapters: adapters by the pipeline classes that they serve.
 
@@ -90,10 +90,10 @@ def load(ref: str, options: LoadOptions, adapters: Adapters) -> Pipeline | None:
 
 
 def _folder(
-    source: Path | str, ref: str, options: LoadOptions, adapters: Adapters, given: Mapping[str, Any] | None = None
+    source: Path | str, ref: str, options: LoadOptions, adapters: Adapters, loaded: Mapping[str, Any] | None = None
 ) -> Pipeline:
-    """The pipeline of a folder, or of a hub repository by its id; components that are given are not read there."""
-    found = _found(source, options)
+    """The pipeline of a folder, or of a hub repository by its id; what is ``loaded`` already is not read there."""
+    found = _pipeline_files(source, options)
     _check_installed(found.index)
     if not options.weights:
         return _structure(found, ref, options, adapters)
@@ -108,7 +108,7 @@ def _folder(
         raise ModelError(f"{ref}: {error}") from None
     if variant and _name(dtype) == "float32" and not options.variant:
         warnings.warn(f"{ref} has weights only as the variant {variant}: loading those, as float32", stacklevel=2)
-    components: dict[str, Any] = {**dict.fromkeys(left_out(index, options.without)), **(given or {})}
+    components: dict[str, Any] = {**dict.fromkeys(left_out(index, options.without)), **(loaded or {})}
     folder = found.folder or _downloaded(ref, files.chosen(found.names, variant, components), options)
     if options.quantize is None:
         _check_memory(ref, folder, variant, dtype, options, components)
@@ -127,16 +127,16 @@ def _folder(
     return pipeline
 
 
-def _structure(found: Found, ref: str, options: LoadOptions, adapters: Adapters) -> Pipeline:
+def _structure(pipeline_files: PipelineFiles, ref: str, options: LoadOptions, adapters: Adapters) -> Pipeline:
     """The pipeline with its networks on the meta device, in the precision of their weights, by configurations alone."""
-    adapter = adapters.get(str(found.index["_class_name"]))
+    adapter = adapters.get(str(pipeline_files.index["_class_name"]))
     dtype = options.torch_dtype(adapter.half if adapter else "float32")
-    small = [name for name in found.names if name.count("/") <= 1 and name.endswith(files.AUXILIARY)]
-    folder = found.folder or _downloaded(ref, small, options)
-    without = left_out(found.index, options.without)
+    small = [name for name in pipeline_files.names if name.count("/") <= 1 and name.endswith(files.AUXILIARY)]
+    folder = pipeline_files.folder or _downloaded(ref, small, options)
+    without = left_out(pipeline_files.index, options.without)
     folders.check_sizes(folder, without)
     with no_bars():
-        networks = structure.networks(folder, found.index, dtype, without)
+        networks = structure.networks(folder, pipeline_files.index, dtype, without)
         return DiffusionPipeline.from_pretrained(folder, **networks)
 
 
@@ -148,7 +148,7 @@ def _single_file(path: Path, options: LoadOptions, adapters: Adapters) -> Pipeli
     plain = replace(options, config=None, variant=None, revision=None, subfolder=None)
     source = Path(config).expanduser() if Path(config).expanduser().is_dir() else config
     try:
-        index = _found(source, plain).index
+        index = _pipeline_files(source, plain).index
     except ModelError:
         raise
     except Exception as error:
@@ -183,12 +183,12 @@ def left_out(index: Mapping[str, Any], without: tuple[str, ...]) -> tuple[str, .
     return tuple(dict.fromkeys([*without, *(name for name in tokenizers if name in known)]))
 
 
-def _found(place: Path | str, options: LoadOptions) -> Found:
-    """What a folder, or a hub repository by its id, has; the cache if the hub cannot be asked.
+def _pipeline_files(place: Path | str, options: LoadOptions) -> PipelineFiles:
+    """The files of a folder, or of a hub repository by its id; those in the cache if the hub cannot be reached.
 
     Raises:
         ModelError: the folder is not a pipeline.
-        LocalEntryNotFoundError: the hub cannot be asked, and the cache has no pipeline of that name.
+        LocalEntryNotFoundError: the hub cannot be reached, and the cache has no pipeline of that name.
     """
     inside = f"{options.subfolder}/" if options.subfolder else ""
     if isinstance(place, Path):
@@ -208,12 +208,12 @@ def _found(place: Path | str, options: LoadOptions) -> Found:
         return _read(Path(cached).parent)
     names = [one.rfilename.removeprefix(inside) for one in listed if one.rfilename.startswith(inside)]
     index = Path(hf_hub_download(place, inside + INDEX, revision=options.revision))
-    return Found(json.loads(index.read_text()), names)
+    return PipelineFiles(json.loads(index.read_text()), names)
 
 
-def _read(folder: Path) -> Found:
+def _read(folder: Path) -> PipelineFiles:
     names = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
-    return Found(json.loads((folder / INDEX).read_text()), names, folder)
+    return PipelineFiles(json.loads((folder / INDEX).read_text()), names, folder)
 
 
 def _check_installed(index: Mapping[str, Any]) -> None:

@@ -49,7 +49,7 @@ def config(way: str, index: Mapping[str, Any], adapter: type[Adapter] | None, dt
         dtype: precision of the arithmetic.
 
     Raises:
-        ConfigError: there is no such way, its package is not installed, or the pipeline has no denoiser that is known.
+        ConfigError: there is no such quantisation, its package is not installed, or no adapter names the denoiser.
     """
     if way == "gguf":
         raise ConfigError("gguf is a file format, not a way to quantise: give the .gguf file as the model, and config")

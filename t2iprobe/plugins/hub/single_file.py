@@ -1,4 +1,4 @@
-"""Checkpoints in one file: a whole pipeline as from civitai, or a denoiser alone, also as GGUF."""
+"""Checkpoints in one file: a complete pipeline as from civitai, or a denoiser alone, also as GGUF."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def configuration(path: Path) -> str:
     """The hub id of the configuration that diffusers takes for a file, by the names of its weights.
 
     Raises:
-        ConfigError: the file holds a denoiser in a form that does not tell.
-        ModelError: it is no file of weights.
+        ConfigError: the file has a denoiser whose configuration cannot be inferred.
+        ModelError: it is not a file of weights.
     """
     if path.suffix == GGUF:
         raise ConfigError(
-            f"{path} holds a denoiser; name the folder or hub id that has the rest of the pipeline: config=REF"
+            f"{path} has only a denoiser; name the folder or hub id that has the rest of the pipeline: config=REF"
         )
     if path.suffix != ".safetensors":
         raise ModelError(f"{path} is a file, but neither .safetensors nor .gguf; a pipeline is a folder or such a file")

@@ -116,7 +116,7 @@ class GlyphControl(PromptSet):
 
     def _nothing(self, files: Sequence[Path]) -> str:
         if not files:
-            return f"{self.path} holds no .txt files: give GlyphControl's text_prompts/paper or text_prompts/raw"
+            return f"{self.path} has no .txt files: give GlyphControl's text_prompts/paper or text_prompts/raw"
         named = ", ".join(sorted(file.name for file in files)[:4])
         return (
             f"{self.path} has no prompts of the split {self.split} and the bench {self.bench}; it has {named}: "
