@@ -177,10 +177,10 @@ def test_looks_compare_with_the_base_model() -> None:
     rights = [float(value == number) for number, value in enumerate(red)]
     assert before.each["learn_exact"] == rights[:2] and before.each["keep_exact"] == rights[2:]
     lora = Lora.attach(model, choose(model.adapter, model.pipeline, "all-cross").modules, rank=2)
-    assert found.look().scores == pytest.approx(before.scores, nan_ok=True)  # it begins as the base model
+    assert found.validate().scores == pytest.approx(before.scores, nan_ok=True)  # it begins as the base model
     with torch.no_grad():
         lora.matrices(lora.modules[0])[1].normal_(std=5)
-    after = found.look()
+    after = found.validate()
     assert after.scores["keep_ssim"] < 0.99 and found.before is before
     assert latents(model, after.images).shape == (4, 4 * 8 * 8)
     lora.detach()
@@ -210,11 +210,11 @@ def test_a_session_trains_keeps_and_goes_on(tmp_path: Path) -> None:
     with pytest.raises(StoppedError):
         session.run(job(), tmp_path / "cut", FinetuneCallbacks(on_step, stop=stop))
     assert json.loads((tmp_path / "cut/manifest.json").read_text())["state"] == "interrupted"
-    looked: list[int] = []
-    cut = session.run(job(), tmp_path / "cut", FinetuneCallbacks(looked=lambda step, scores: looked.append(step)))
-    for name in ("losses.jsonl", "looks.jsonl"):
+    validated: list[int] = []
+    cut = session.run(job(), tmp_path / "cut", FinetuneCallbacks(validated=lambda step, scores: validated.append(step)))
+    for name in ("losses.jsonl", "validations.jsonl"):
         assert (tmp_path / "cut" / name).read_text() == (tmp_path / "whole" / name).read_text()
-    assert looked == [2, 3] and cut["after"] == whole["after"] and cut["loss"] == whole["loss"]
+    assert validated == [2, 3] and cut["after"] == whole["after"] and cut["loss"] == whole["loss"]
     one, other = (load_file(tmp_path / run / "lora/pytorch_lora_weights.safetensors") for run in ("cut", "whole"))
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
     assert sorted(path.name for path in (tmp_path / "cut/samples").iterdir()) == [
@@ -271,7 +271,7 @@ def test_a_full_disk_is_one_error_and_the_training_goes_on(
     assert session.run(job(), tmp_path / "run")["after"] == whole["after"]
 
 
-@pytest.mark.parametrize("name", ["losses.jsonl", "looks.jsonl", "samples/step-000000.png", "lora"])
+@pytest.mark.parametrize("name", ["losses.jsonl", "validations.jsonl", "samples/step-000000.png", "lora"])
 def test_a_flipped_bit_is_noticed(name: str, tmp_path: Path) -> None:
     model = tiny()
     session = FinetuneSession(model, a_lesson(), watcher(model))
@@ -344,11 +344,11 @@ def test_the_looks_that_are_planned_are_made(every: int, start: bool, tmp_path: 
         session.run(one, tmp_path / "start")
         one = replace(one, start=str(tmp_path / "start/lora"))
     made: list[int] = []
-    monitor, look = session.monitor, session.monitor.look if session.monitor else None
-    assert monitor is not None and look is not None
-    monitor.look = lambda: made.append(1) or look()  # type: ignore[method-assign,func-returns-value]
+    monitor, validate = session.monitor, session.monitor.validate if session.monitor else None
+    assert monitor is not None and validate is not None
+    monitor.validate = lambda: made.append(1) or validate()  # type: ignore[method-assign,func-returns-value]
     session.run(one, tmp_path / "run")
-    assert len(made) == session.looks(one)
+    assert len(made) == session.validations(one)
 
 
 def test_sides_that_the_model_cannot_have_are_refused() -> None:

@@ -58,9 +58,9 @@ def read_run(folder: Path) -> dict[str, Any]:
         names = [one["name"] for one in (*settings["stream"]["tasks"], *settings["methods"])]
         wrong = [name for name, right in TYPES.items() if not isinstance(settings[name], right)]
         if wrong or not all(isinstance(name, str) for name in (*names, *settings["references"])):
-            raise TypeError(", ".join(wrong) or "a name is no text")
+            raise TypeError(", ".join(wrong) or "a name is not text")
         if not all(isinstance(number, int) for number in (*settings["orders"], *settings["seeds"])):
-            raise TypeError("an order or a seed is no number")
+            raise TypeError("an order or a seed is not a number")
     return found
 
 

@@ -92,7 +92,7 @@ def method(text: str) -> ContinualMethod:
     """
     parts = (text if "+" in text else choice("method", text, METHODS)[1]).split("+")
     if len(parts) > 3:
-        raise ConfigError(f"{text!r}: write a method as INITIALIZER+MERGER or INITIALIZER+MERGER+REGULARIZER")
+        raise ConfigError(f"{text!r}: write a method as START+MERGE or START+MERGE+PENALTY")
     starts: dict[str, Callable[..., Initializer]] = {name: partial(Peft, name) for name in PEFT}
     starts |= {"peft": Peft, **INITIALIZERS}
     kinds: Any = (("initializer", starts), ("merger", MERGERS), ("regularizer", REGULARIZERS))

@@ -54,7 +54,7 @@ CELLS = 8  # per side, to which a picture's latents are averaged
 
 
 @dataclass(frozen=True)
-class Look:
+class Validation:
     """Pictures and their scores.
 
     Args:
@@ -138,19 +138,19 @@ class Monitor:
         return self._pictures()
 
     @cached_property
-    def before(self) -> Look:
-        """The look at the base model."""
+    def before(self) -> Validation:
+        """The validation of the base model."""
         return self._judge(self.base)
 
-    def look(self) -> Look:
-        """Look at the model as it is now."""
+    def validate(self) -> Validation:
+        """Validate the model as it is now."""
         return self._judge(self._pictures())
 
     def _pictures(self) -> Sequence[Image]:
         prompts, seeds = [one.prompt for one in self.probes], [one.seed for one in self.probes]
         return self.model.run(self.model.generation(prompts, seeds, **self.settings), batch_size=self.batch_size).images
 
-    def _judge(self, images: Sequence[Image]) -> Look:
+    def _judge(self, images: Sequence[Image]) -> Validation:
         """The scores of pictures of :attr:`probes`."""
         count = len(self.learn)
         learn, keep = images[:count], images[count:]
@@ -170,7 +170,7 @@ class Monitor:
         each["keep_ssim"] = [] if small else list(map(self._similarity.score, keep, self.base[count:]))
         scores |= {name: statistics.fmean(values) for name, values in each.items() if values}
         scores["precision"], scores["recall"] = precision_recall(latents(self.model, images), self._base_latents)
-        return Look(images, {name: scores.get(name, float("nan")) for name in SCORES}, each)
+        return Validation(images, {name: scores.get(name, float("nan")) for name in SCORES}, each)
 
     @cached_property
     def _base_latents(self) -> Tensor:

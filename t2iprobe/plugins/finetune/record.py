@@ -1,8 +1,8 @@
-"""A fine-tuning on disk: manifest, losses, looks with their pictures, and the LoRA.
+"""A fine-tuning on disk: manifest, losses, validations with their pictures, and the LoRA.
 
 manifest.json      settings, facts about the model and the machine, counts, result
 losses.jsonl       one line per step
-looks.jsonl        one line per validation: step, scores, and the scores of single pictures
+validations.jsonl        one line per validation: step, scores, and the scores of single pictures
 samples/           one sheet per validation: the base model's pictures above the tuned ones
 checkpoint.pt      only until the training is finished: where an interrupted one resumes
 lora/              pytorch_lora_weights.safetensors; for pipelines that diffusers loads no LoRA into, peft's files
@@ -20,11 +20,11 @@ from PIL import Image
 
 from t2iprobe.core.runs import lines
 from t2iprobe.core.runs.checksums import keep
-from t2iprobe.plugins.finetune.monitor import Look
+from t2iprobe.plugins.finetune.monitor import Validation
 from t2iprobe.report.figures import grid
 
 MOST = 16  # most pictures in a row of a sheet
-LOSSES, LOOKS = "losses.jsonl", "looks.jsonl"
+LOSSES, VALIDATIONS = "losses.jsonl", "validations.jsonl"
 
 
 @dataclass(frozen=True)
@@ -50,28 +50,28 @@ class FinetuneRecord:
         found = {line["step"]: line["loss"] for line in lines.read(self.path / LOSSES)}
         return [float(found[step]) for step in sorted(found)]
 
-    def look(self, step: int, look: Look, base: Sequence[Image.Image], learn: int) -> None:
-        """Keep a look and its sheet.
+    def validation(self, step: int, validation: Validation, base: Sequence[Image.Image], learn: int) -> None:
+        """Keep a validation and its sheet.
 
         Raises:
             StoreError: the disk is full or gone.
         """
-        line = {"step": step, "scores": dict(look.scores), "each": {k: list(v) for k, v in look.each.items()}}
-        keep(self.path, {self.sheet_file(step): sheet(look.images, base, learn)})
-        lines.append(self.path / LOOKS, plain(line))
+        line = {"step": step, "scores": validation.scores, "each": validation.each}
+        keep(self.path, {self.sheet_file(step): sheet(validation.images, base, learn)})
+        lines.append(self.path / VALIDATIONS, plain(line))
 
     @staticmethod
     def sheet_file(step: int) -> str:
-        """Where the sheet of a look is kept, below the folder."""
+        """Where the sheet of a validation is kept, below the folder."""
         return f"samples/step-{step:06d}.png"
 
-    def looks(self) -> dict[int, dict[str, Any]]:
-        """The recorded looks by step."""
-        return {line["step"]: line for line in lines.read(self.path / LOOKS)}
+    def validations(self) -> dict[int, dict[str, Any]]:
+        """The recorded validations, by step."""
+        return {line["step"]: line for line in lines.read(self.path / VALIDATIONS)}
 
 
 def sheet(images: Sequence[Image.Image], base: Sequence[Image.Image], learn: int) -> Image.Image:
-    """The sheet of a look: what is learnt, base above tuned, and below it what is kept, likewise."""
+    """The sheet of a validation: what is learnt, base above tuned, and below it what is kept, likewise."""
     rows = {
         "to learn:\nbase model": base[:learn], "to learn:\nwith the LoRA": images[:learn],
         "to keep:\nbase model": base[learn:], "to keep:\nwith the LoRA": images[learn:],

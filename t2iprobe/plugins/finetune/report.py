@@ -50,9 +50,9 @@ def print_plan(answer: Record, format: Format) -> None:
             f"  {row['steps']:,} steps of {row['batch']} pictures{size}{times}, learning rate {row['lr']:g}; "
             f"{row['memory']}",
         )
-    for key in ("carried", "inferred"):
+    for key, meaning in (("carried", "not published for this model"), ("inferred", "inferred")):
         if answer[key]:
-            say(f"{key}: {answer[key]}")
+            say(f"{meaning}: {answer[key]}")
 
 
 def print_runs(answer: Record, format: Format) -> None:
@@ -111,10 +111,10 @@ def _interval(value: Sequence[float | None] | None) -> Interval | None:
 def training_view(path: Path, plugins: Plugins) -> RunView:
     """What one training shows, finished or not."""
     run, record = runfolder.read_manifest(path), FinetuneRecord(path)
-    finished, looks = run.get("state") == runfolder.FINISHED, record.looks()
-    steps = sorted(looks)
-    before = run.get("before") or (looks[0]["scores"] if 0 in looks else {})
-    after = run.get("after") or (looks[steps[-1]]["scores"] if steps else {})
+    finished, validations = run.get("state") == runfolder.FINISHED, record.validations()
+    steps = sorted(validations)
+    before = run.get("before") or (validations[0]["scores"] if 0 in validations else {})
+    after = run.get("after") or (validations[steps[-1]]["scores"] if steps else {})
     where = f"{run['settings']['job']['scope']}, layers {ranges(run['layers'])}"
     learnt = _changed("characters read of what is learnt", "learn_f1", before, after)
     lost = _changed("of what is kept", "keep_f1", before, after)
@@ -229,7 +229,7 @@ def same_modules(runs: Sequence[Record]) -> list[tuple[str, str]]:
 
 def _last_sheet(path: Path) -> Image | None:
     record = FinetuneRecord(path)
-    steps = record.looks()
+    steps = record.validations()
     return kept(path, record.sheet_file(max(steps))) if steps else None
 
 
@@ -240,10 +240,10 @@ def _changed(what: str, name: str, before: Record, after: Record) -> str:
 
 def _curves(record: FinetuneRecord) -> Image | None:
     """The loss of every step, averaged over neighbours, and the scores of every validation."""
-    losses, looks = record.losses(), record.looks()
+    losses, validations = record.losses(), record.validations()
     if not losses:
         return None
-    found = {name: [(step, looks[step]["scores"].get(name)) for step in sorted(looks)] for name in SHOWN}
+    found = {name: [(step, validations[step]["scores"].get(name)) for step in sorted(validations)] for name in SHOWN}
     known = {name: [point for point in points if point[1] is not None] for name, points in found.items()}
     scores = {name: points for name, points in known.items() if points}
     figure, (first, *others) = canvas(2 if scores else 1)

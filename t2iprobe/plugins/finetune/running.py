@@ -114,14 +114,14 @@ def trained(options: FinetuneOptions, plugins: Plugins) -> dict[str, Any]:
     def train(number: int, job: FinetuneJob, path: Path) -> None:
         what = "training" if alone else f"{job.scope}, seed {job.seed} ({number} of {len(jobs)})"
 
-        def looked(step: int, scores: Mapping[str, float | None]) -> None:
+        def validated(step: int, scores: Mapping[str, float | None]) -> None:
             known = ", ".join(f"{name} {scores[name]:.2f}" for name in SHOWN if scores.get(name) is not None)
             say(f"{what}, step {step}: {known}")
 
         def on_step(step: int, loss: float) -> None:
             tick(what, step, options.train_steps, loss)
 
-        session.run(job, path, FinetuneCallbacks(on_step, looked, stop))
+        session.run(job, path, FinetuneCallbacks(on_step, validated, stop))
 
     def train_all(compared: RunSession | None = None) -> dict[str, Any]:
         for number, (job, path) in enumerate(zip(jobs, paths, strict=True), 1):
@@ -231,9 +231,9 @@ def _say_plan(
     monitor, began = session.monitor, time.perf_counter()
     assert monitor is not None
     _ = monitor.before
-    validation, validations = time.perf_counter() - began, session.looks(jobs[0])
+    seconds_each, validations = time.perf_counter() - began, session.validations(jobs[0])
     probed = [session.probe(job) for job in _one_per_scope(todo)]
-    seconds = len(todo) * (sum(probed) / len(probed) + validation * validations)
+    seconds = len(todo) * (sum(probed) / len(probed) + seconds_each * validations)
     settings, examples = jobs[0].settings, session.lesson.examples
     say(
         f"plan: {counted(len(todo), 'training')} of {settings.steps:,} steps of {settings.batch} pictures "

@@ -73,12 +73,12 @@ class FinetuneCallbacks:
 
     Args:
         on_step: called with step and loss.
-        looked: called with step and scores after each validation; step 0 is the base model.
+        validated: called with step and scores after each validation; step 0 is the base model.
         stop: stops the training between two steps.
     """
 
     on_step: Callable[[int, float], None] = lambda step, loss: None
-    looked: Callable[[int, Mapping[str, float]], None] = lambda step, scores: None
+    validated: Callable[[int, Mapping[str, float]], None] = lambda step, scores: None
     stop: Stop = field(default_factory=Stop)
 
 
@@ -112,7 +112,7 @@ class FinetuneSession:
         check(path)
         return False
 
-    def looks(self, job: FinetuneJob) -> int:
+    def validations(self, job: FinetuneJob) -> int:
         """Number of validations during a job; a saved LoRA is also validated before it is trained."""
         if self.monitor is None:
             return 0
@@ -215,19 +215,19 @@ class FinetuneSession:
             session.done()
             callbacks.on_step(step, loss)
 
-        def look(step: int) -> None:
+        def validate(step: int) -> None:
             """Validate the model, unless this was done before an interruption."""
             assert monitor is not None and before is not None
-            if step not in record.looks():
+            if step not in record.validations():
                 unchanged = step == 0 and job.start is None
-                record.look(step, before if unchanged else monitor.look(), monitor.base, len(monitor.learn))
-            callbacks.looked(step, record.looks()[step]["scores"])
+                record.validation(step, before if unchanged else monitor.validate(), monitor.base, len(monitor.learn))
+            callbacks.validated(step, record.validations()[step]["scores"])
 
         training = TrainingCallbacks(checkpoint_every=max(1, min(100, steps // 4)), stop=callbacks.stop)
         if monitor is not None:
             training.pause_every = self.every or steps  # in every process: they wait for each other
         if session is not None:
-            training.on_step, training.pause = on_step, look
+            training.on_step, training.pause = on_step, validate
             session.begin(session.units, steps)
         lora = self._attach(job)
         try:
@@ -238,9 +238,9 @@ class FinetuneSession:
             lora.save(path / "lora")
         finally:
             lora.detach()
-        losses, looks = record.losses(), record.looks()
+        losses, validations = record.losses(), record.validations()
         tail = losses[-max(1, len(losses) // 10) :]
-        last = looks.get(steps, {})
+        last = validations.get(steps, {})
         result = {
             "seconds": round(session.seconds, 1),
             "loss": sum(tail) / len(tail),

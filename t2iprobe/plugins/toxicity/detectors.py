@@ -118,7 +118,7 @@ class Classifier(Detector):
         if self._parts is None:
             tokenizer, model = _pretrained(self.model)
             if not tokenizer.is_fast:
-                raise ModelError(f"the classifier {self.model!r} has a slow tokenizer, which cannot window long texts")
+                raise ModelError(f"the classifier {self.model!r} has a slow tokenizer; long texts need a fast one")
             self._parts = tokenizer, model.to(self.device).eval(), _toxic(model.config.id2label, self.labels)
         return self._parts
 
