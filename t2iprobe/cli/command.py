@@ -51,8 +51,8 @@ def _place(kind: type[Options], name: str, field: FieldInfo) -> int:
 
 def _given(context: typer.Context, values: Mapping[str, Any]) -> dict[str, Any]:
     """The values that were typed, without defaults."""
-    typed = {name for name in values if getattr(context.get_parameter_source(name), "name", "") in TYPED}
-    return {name: value for name, value in values.items() if name in typed}
+    names = {name for name in values if getattr(context.get_parameter_source(name), "name", "") in TYPED}
+    return {name: value for name, value in values.items() if name in names}
 
 
 def _parameter(kind: type[Options], name: str, field: FieldInfo) -> inspect.Parameter:

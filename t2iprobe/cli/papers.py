@@ -60,6 +60,6 @@ def paper_settings(options: Options, preset: str | None, arch: str | None) -> di
     known = choice("preset", preset, PAPERS)
     if arch is None:
         raise ConfigError(f"{options.called('preset')} {preset} needs {options.called('arch')} ({', '.join(known)})")
-    found = asdict(choice(f"model of the preset {preset} for the architecture", arch, known))
-    found["layers"] = None if options.has("from_run") else list(found["layers"])
-    return found | ({"upscaler": None} if options.has("model") else {})
+    settings = asdict(choice(f"model of the preset {preset} for the architecture", arch, known))
+    settings["layers"] = None if options.has("from_run") else list(settings["layers"])
+    return settings | ({"upscaler": None} if options.has("model") else {})

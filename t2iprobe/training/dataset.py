@@ -67,25 +67,26 @@ def read_folder(folder: Path) -> list[Example]:
             f"{folder} is not a folder; training needs a folder with pictures and {METADATA}, with {FORMAT}"
         )
     if not path.is_file():
-        pictures = sum(one.suffix.lower() in SUFFIXES for one in folder.iterdir())
+        pictures = sum(example.suffix.lower() in SUFFIXES for example in folder.iterdir())
         state = f"has {pictures} pictures and no {METADATA}" if pictures else "is empty"
         raise ConfigError(f"{folder} {state}; write one with {FORMAT}")
     lines = enumerate(lines_of(read_text(path, "the captions in")), 1)
-    found = [_example(folder, path, number, line) for number, line in lines if line]
-    if not found:
+    examples = [_example(folder, path, number, line) for number, line in lines if line]
+    if not examples:
         raise ConfigError(f"{path} lists no pictures; it needs {FORMAT}")
-    missing = [one.name for one in found if not (folder / one.name).is_file()]
+    missing = [example.name for example in examples if not (folder / example.name).is_file()]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ConfigError(f"{path} has a caption for {missing[0]}{more}, but there is no such picture in {folder}")
-    return [replace(one, size=_size(folder / one.name), mark=_mark(folder / one.name)) for one in found]
+    files = [folder / example.name for example in examples]
+    return [replace(one, size=_size(file), mark=_mark(file)) for one, file in zip(examples, files, strict=True)]
 
 
 def unlisted(folder: Path, examples: Sequence[Example]) -> list[str]:
     """Pictures in the folder that have no caption."""
     listed = {(folder / one.name).resolve() for one in examples}
-    found = (one for one in folder.rglob("*") if one.suffix.lower() in SUFFIXES)
-    return sorted(str(one.relative_to(folder)) for one in found if one.resolve() not in listed)
+    pictures = (one for one in folder.rglob("*") if one.suffix.lower() in SUFFIXES)
+    return sorted(str(one.relative_to(folder)) for one in pictures if one.resolve() not in listed)
 
 
 def write_folder(folder: Path, examples: Sequence[tuple[Image.Image, str, str | None]]) -> Path:
@@ -160,16 +161,16 @@ def _example(folder: Path, path: Path, number: int, line: str) -> Example:
         ConfigError: the line is broken.
     """
     try:
-        found: Any = json.loads(line)
+        fields: Any = json.loads(line)
     except ValueError as error:
         raise ConfigError(f"{path}, line {number} is not valid JSON ({error}); it needs {FORMAT}") from None
     for key in ("file_name", "text"):
-        if not isinstance(found, dict) or not isinstance(found.get(key), str):
+        if not isinstance(fields, dict) or not isinstance(fields.get(key), str):
             raise ConfigError(f"{path}, line {number} has no {key!r}; it needs {FORMAT}")
-    name, words = found["file_name"], found.get("words")
+    name, words = fields["file_name"], fields.get("words")
     if isinstance(words, list):
         words = " ".join(map(str, words))
-    return Example(name, found["text"], lambda: Image.open(folder / name), words)
+    return Example(name, fields["text"], lambda: Image.open(folder / name), words)
 
 
 def _size(path: Path) -> tuple[int, int]:

@@ -145,22 +145,22 @@ def check_rank(modules: dict[str, nn.Module], rank: int) -> None:
         raise ConfigError(f"a LoRA rank lies between 1 and the layer's width, {least} at {path}; found {rank}")
 
 
-def _layers(scope: str, found: tuple[int, ...], known: list[int], seed: int) -> tuple[int, ...]:
+def _layers(scope: str, localized: tuple[int, ...], known: list[int], seed: int) -> tuple[int, ...]:
     """The layers of a scope."""
     if scope in ("all-cross", "all-attention"):
         return tuple(known)
-    if not found:
+    if not localized:
         raise ConfigError(
             f"the scope {scope} needs the found layers: name them, or a run of `t2iprobe localize` that found them"
         )
-    if missing := sorted(set(found) - set(known)):
+    if missing := sorted(set(localized) - set(known)):
         raise ConfigError(f"there is no text-attention layer {missing[0]}; the model has {known[0]}-{known[-1]}")
     if scope == "localized":
-        return tuple(sorted(set(found)))
-    others = [layer for layer in known if layer not in found]
-    if len(others) < len(set(found)):
-        raise ConfigError(f"the scope random needs {len(set(found))} other layers, but there are {len(others)}")
-    return tuple(sorted(random.Random(seed).sample(others, len(set(found)))))
+        return tuple(sorted(set(localized)))
+    others = [layer for layer in known if layer not in localized]
+    if len(others) < len(set(localized)):
+        raise ConfigError(f"the scope random needs {len(set(localized))} other layers, but there are {len(others)}")
+    return tuple(sorted(random.Random(seed).sample(others, len(set(localized)))))
 
 
 def _of_layer(sites: Sequence[Site], layer: int, adapter: Adapter, projections: str) -> list[Site]:

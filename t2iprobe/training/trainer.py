@@ -147,17 +147,17 @@ class Trainer:
         plain = self._optimiser
         device = self.model.device
         with (
-            accelerator(device, self.settings.precision) as found,
+            accelerator(device, self.settings.precision) as many,
             _training(self.model.denoiser, self.settings.checkpointing),
         ):
-            if self.settings.batch % found.num_processes:
+            if self.settings.batch % many.num_processes:
                 raise ConfigError(
-                    f"a batch of {self.settings.batch} rows cannot be split evenly over {found.num_processes} processes"
+                    f"a batch of {self.settings.batch} rows cannot be split evenly over {many.num_processes} processes"
                 )
             try:
                 # a new module each time, because accelerate changes what it prepares
-                self._losses, self._optimiser = found.prepare(_Losses(self.objective, self.model.denoiser), plain)
-                self._accelerator = found
+                self._losses, self._optimiser = many.prepare(_Losses(self.objective, self.model.denoiser), plain)
+                self._accelerator = many
                 yield
             finally:
                 self._losses, self._optimiser, self._accelerator = None, plain, None
@@ -282,10 +282,10 @@ class Trainer:
         noise: Tensor | None = None
         sums = 0.0
         for number, rows in enumerate(passes, 1):
-            found = self.feed.rows([step * total + row for row in rows])
+            chunk = self.feed.rows([step * total + row for row in rows])
             if noise is None:  # drawn for all rows, so that it depends neither on the devices nor on the passes
-                noise = torch.randn((total, *found.clean.shape[1:]), generator=draw)
-            sums += self._one_pass(found, noise[rows], level[rows], last=number == len(passes))
+                noise = torch.randn((total, *chunk.clean.shape[1:]), generator=draw)
+            sums += self._one_pass(chunk, noise[rows], level[rows], last=number == len(passes))
         return sums
 
     def _shrink(self) -> None:

@@ -103,8 +103,8 @@ def run(options: CaptureOptions, plugins: Plugins) -> dict[str, Any]:
         steps, sites = list(plan.layout.steps), len(plan.layout.entries)
         return {"sites": sites, "steps": steps, "rows": plan.layout.rows, **_planned_sizes(plan)}
     settings = {"command": "capture", "options": _deciding(options, ref, listed)}
-    found = runfolder.existing(options.out, settings, partly=True)
-    store = _complete(options) if found is not None else None
+    manifest = runfolder.existing(options.out, settings, partly=True)
+    store = _complete(options) if manifest is not None else None
     if store is not None:
         say_finished(options.out)
         return dict(plugins.answer(options.out))
@@ -156,21 +156,21 @@ def _planned(options: CaptureOptions, model: Model, prompts: list[str], budget: 
         batch=options.batch_size or BATCH,
         round_bits=options.round_bits,
     )
-    found = plan(model, generation, layout)
-    layout, codec = found.layout, found.layout.codec
+    planned = plan(model, generation, layout)
+    layout, codec = planned.layout, planned.layout.codec
     say(
         f"plan: {len(layout.entries)} sites × {len(layout.steps)} of {model.steps(options.num_steps)} steps × "
-        f"{layout.rows} prompts in {layout.units} batches; {parse.size_text(found.raw)} raw, about "
-        f"{parse.size_text(found.stored)} stored ({codec.name} {codec.level} {codec.shuffle}, measured), "
-        f"about {found.seconds:.0f} s, into {options.store or options.out}"
+        f"{layout.rows} prompts in {layout.units} batches; {parse.size_text(planned.raw)} raw, about "
+        f"{parse.size_text(planned.stored)} stored ({codec.name} {codec.level} {codec.shuffle}, measured), "
+        f"about {planned.seconds:.0f} s, into {options.store or options.out}"
     )
-    if budget is not None and found.stored > budget and not options.yes:
+    if budget is not None and planned.stored > budget and not options.yes:
         most, yes = options.called("max_bytes", options.max_bytes), options.called("yes", True)
         raise ConfigError(
-            f"this takes about {parse.size_text(found.stored)}, more than {most}; keep fewer sites, steps or prompts, "
-            f"or add {yes}"
+            f"this takes about {parse.size_text(planned.stored)}, more than {most}; keep fewer sites, steps or "
+            f"prompts, or add {yes}"
         )
-    return found
+    return planned
 
 
 def _planned_sizes(plan: CapturePlan) -> dict[str, Any]:

@@ -45,10 +45,10 @@ def check_adapter(options: CheckAdapterOptions, context: typer.Context) -> None:
     for law in ADAPTER_LAWS:
         try:
             law(adapter, pipeline)
-            found = ""
+            broken_by = ""
         except AssertionError as error:
-            found = str(error)
-        rows.append({"law": law.__name__, "holds": not found, "found": found})
+            broken_by = str(error)
+        rows.append({"law": law.__name__, "holds": not broken_by, "found": broken_by})
     broken = [row for row in rows if not row["holds"]]
     if options.format is Format.json:
         print_json({"adapter": adapter.name, "laws": rows})

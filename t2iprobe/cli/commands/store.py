@@ -107,7 +107,7 @@ def info(options: StoreOptions, context: typer.Context) -> None:
     if (store := Place(options.path).store) is None:
         state = state_of(Path(options.path))
         answer: dict[str, Any] = {"path": options.path, "bytes": state.bytes, "study": None, "runs": [], "arrays": []}
-        said = [f"{state.kind}, {state.state}: no store"]
+        lines = [f"{state.kind}, {state.state}: no store"]
     else:
         root = keys.open_root(store)
         answer = {
@@ -117,7 +117,7 @@ def info(options: StoreOptions, context: typer.Context) -> None:
             "runs": [_run(run) for run in verify.captured(root)],
             "arrays": [asdict(size) for size in verify.table(store)],
         }
-        said = [_said(run) for run in answer["runs"]] or ["no activations (`t2iprobe capture` keeps some)"]
+        lines = [_said(run) for run in answer["runs"]] or ["no activations (`t2iprobe capture` keeps some)"]
     if options.format is Format.json:
         print_json(answer)
         return
@@ -127,7 +127,7 @@ def info(options: StoreOptions, context: typer.Context) -> None:
         tell(f"study: {counts}; {measured}, by {', '.join(study['scores'])}")
     if sizes := answer["arrays"]:
         print_table(("site", "branch", "dtype", "shape", "raw", "stored"), map(_size_cells, sizes))
-    for line in said:
+    for line in lines:
         tell(line)
     tell(f"{size_text(answer['bytes'])} in all in {options.path}")
 
@@ -143,9 +143,9 @@ def _study(root: Any) -> dict[str, Any] | None:
         names = arrays.score_names(root)
         if not names:
             return None
-        found = RecordedResults(root, names)
-        counts = {"trials": len(found.trials), "pairs": len(found.pairs), "answers": int(found.done.sum())}
-        return {"scores": names, **counts, "pictures": found.pictures}
+        results = RecordedResults(root, names)
+        counts = {"trials": len(results.trials), "pairs": len(results.pairs), "answers": int(results.done.sum())}
+        return {"scores": names, **counts, "pictures": results.pictures}
 
 
 def _run(run: Any) -> dict[str, Any]:
@@ -220,16 +220,16 @@ def _damaged_files(folder: Path) -> tuple[list[tuple[str, str]], int]:
     from t2iprobe.core.runs import checksums
     from t2iprobe.core.runs.status import state_of
 
-    found, count = [], 0
+    broken, count = [], 0
     for run in [folder, *(one.parent for one in folder.rglob(checksums.CHECKSUMS) if one.parent != folder)]:
         try:
             if (run / MANIFEST).is_file():
                 state_of(run)
             count += checksums.counted(run)
-            found += [(str((run / name).relative_to(folder)), reason) for name, reason in checksums.damaged(run)]
+            broken += [(str((run / name).relative_to(folder)), reason) for name, reason in checksums.damaged(run)]
         except DamagedError as error:
-            found.append((str(run.relative_to(folder)), str(error)))
-    return found, count
+            broken.append((str(run.relative_to(folder)), str(error)))
+    return broken, count
 
 
 @app.command()
@@ -296,15 +296,15 @@ def _remove_run(place: Place, yes: bool) -> dict[str, int]:
         runfolder.read_manifest(folder)  # raises the error
     if folder.is_symlink():
         raise ConfigError(f"{folder} is a link; delete it yourself, or name the folder that it leads to")
-    found = {str(one): one.lstat().st_size for one in folder.rglob("*") if one.is_file() or one.is_symlink()}
-    _confirm(found, "files", yes)
+    sizes = {str(one): one.lstat().st_size for one in folder.rglob("*") if one.is_file() or one.is_symlink()}
+    _confirm(sizes, "files", yes)
     with place.held():
         shutil.rmtree(folder)
-    return found
+    return sizes
 
 
-def _confirm(found: dict[str, int], what: str, yes: bool) -> None:
-    size = size_text(sum(found.values()))
+def _confirm(sizes: dict[str, int], what: str, yes: bool) -> None:
+    size = size_text(sum(sizes.values()))
     if yes:
         return
     notes.print(f"remove {size} of {what} for good? [y/N] ", end="")
@@ -319,10 +319,10 @@ def _sweep_parts(folder: Path | None) -> dict[str, int]:
     """Remove files and folders that a killed process left unfinished in a run folder."""
     from t2iprobe.core.runs.files import parts
 
-    found = {} if folder is None else parts(folder)
-    for part in found:
+    leftover = {} if folder is None else parts(folder)
+    for part in leftover:
         shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
-    return {str(part): size for part, size in found.items()}
+    return {str(part): size for part, size in leftover.items()}
 
 
 @app.command()

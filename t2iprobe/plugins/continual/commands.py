@@ -249,14 +249,14 @@ def _list_methods(format: Format) -> None:
     from t2iprobe.plugins.continual.regularizers import REGULARIZERS
 
     kinds: dict[str, Any] = {"starts": INITIALIZERS, "merges": MERGERS, "penalties": REGULARIZERS}
-    found = {
+    parts_by_kind = {
         "methods": {name: summary for name, (summary, _) in METHODS.items()},
         "references": REFERENCES,
         **{what: {name: one.summary for name, one in kind.items()} for what, kind in kinds.items()},
     }
-    found["starts"] = dict.fromkeys(PEFT, "peft's initialisation of that name") | found["starts"]
+    parts_by_kind["starts"] = dict.fromkeys(PEFT, "peft's initialisation of that name") | parts_by_kind["starts"]
     if format is Format.json:
-        print_json(found)
+        print_json(parts_by_kind)
         return
-    rows = [(kind, name, summary) for kind, parts in found.items() for name, summary in parts.items()]
+    rows = [(kind, name, summary) for kind, parts in parts_by_kind.items() for name, summary in parts.items()]
     print_table(("part", "name", "what it does"), rows)

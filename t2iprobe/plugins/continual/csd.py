@@ -74,10 +74,10 @@ def _file(ref: str, here: bool) -> Path:
 
     path = Path(ref).expanduser()
     if path.is_dir():
-        found = next((path / name for name in FILES if (path / name).is_file()), None)
-        if found is None:
+        file = next((path / name for name in FILES if (path / name).is_file()), None)
+        if file is None:
             raise FileNotFoundError(f"{path} has none of {', '.join(FILES)}")
-        return found
+        return file
     return path if path.is_file() else Path(hf_hub_download(ref, "pytorch_model.bin", local_files_only=here))
 
 
@@ -86,11 +86,11 @@ def _read(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
-        found: Any = load_file(path)
+        state: Any = load_file(path)
     else:
         with torch.serialization.safe_globals(_harmless()):
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    tensors = found.get("model_state_dict", found)
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    tensors = state.get("model_state_dict", state)
     return {name.removeprefix("module."): one.float() for name, one in tensors.items() if isinstance(one, Tensor)}
 
 

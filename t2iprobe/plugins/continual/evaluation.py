@@ -50,10 +50,10 @@ def read_run(folder: Path) -> dict[str, Any]:
     Raises:
         ConfigError: there is no run, or one of another kind.
     """
-    found = runfolder.read_manifest(folder)
-    if found["settings"].get("kind") != "continual":
+    manifest = runfolder.read_manifest(folder)
+    if manifest["settings"].get("kind") != "continual":
         raise ConfigError(f"{folder} is a run of another command; give one of `t2iprobe continual run`")
-    settings, file = found["settings"], folder / runfolder.MANIFEST
+    settings, file = manifest["settings"], folder / runfolder.MANIFEST
     with understood(str(file)):
         names = [one["name"] for one in (*settings["stream"]["tasks"], *settings["methods"])]
         wrong = [name for name, right in TYPES.items() if not isinstance(settings[name], right)]
@@ -61,15 +61,15 @@ def read_run(folder: Path) -> dict[str, Any]:
             raise TypeError(", ".join(wrong) or "a name is not text")
         if not all(isinstance(number, int) for number in (*settings["orders"], *settings["seeds"])):
             raise TypeError("an order or a seed is not a number")
-    return found
+    return manifest
 
 
 def grids_of(folder: Path, manifest: dict[str, Any]) -> dict[ModelSeries, ResultGrid]:
     """The arms of a run that already have pictures."""
     settings = manifest["settings"]
     names = [one["name"] for one in settings["methods"]]
-    found = arms(names, settings["orders"], settings["seeds"], settings["references"])
-    return grids_in(folder / runfolder.STORE, found)
+    series = arms(names, settings["orders"], settings["seeds"], settings["references"])
+    return grids_in(folder / runfolder.STORE, series)
 
 
 def evaluate(

@@ -55,19 +55,19 @@ def summary(
     Raises:
         ShapeError: the matrix is not square, or another argument has a different number of tasks.
     """
-    found = _square(R)
+    matrix = _square(R)
     before, single, generic = (
-        _row(name, one, len(found)) for name, one in (("base", base), ("alone", alone), ("kept", kept))
+        _row(name, one, len(matrix)) for name, one in (("base", base), ("alone", alone), ("kept", kept))
     )
-    own, last, past = found.diagonal(), found[-1], slice(0, -1)
+    own, last, past = matrix.diagonal(), matrix[-1], slice(0, -1)
     return {
         "average_score": float(last.mean()),
-        "forgetting": _mean(_best(_learnt(found)) - last),
-        "forgetting_chaudhry": _mean((_best(found[:-1]) - last)[past]),
-        "forgetting_mammoth": _mean((_best(found) - last)[past]),
+        "forgetting": _mean(_best(_learnt(matrix)) - last),
+        "forgetting_chaudhry": _mean((_best(matrix[:-1]) - last)[past]),
+        "forgetting_mammoth": _mean((_best(matrix) - last)[past]),
         "bwt": _mean((last - own)[past]),
-        "fwt": _mean(found.diagonal(1) - before[1:]),
-        "average_incremental": _mean(np.array([found[i, : i + 1].mean() for i in range(len(found))])),
+        "fwt": _mean(matrix.diagonal(1) - before[1:]),
+        "average_incremental": _mean(np.array([matrix[i, : i + 1].mean() for i in range(len(matrix))])),
         "learning_accuracy": float(own.mean()),
         "intransigence": _mean(single - own),
         "retention": float(generic[-1]),
@@ -77,9 +77,9 @@ def summary(
 
 def by_task(R: ArrayLike) -> dict[str, Matrix]:
     """Every task's score when it was ``learnt``, its ``best`` since, at the ``end``, and what it ``lost``."""
-    found = _square(R)
-    best, last = _best(_learnt(found)), found[-1]
-    return {"learnt": found.diagonal().copy(), "best": best, "end": last.copy(), "lost": best - last}
+    matrix = _square(R)
+    best, last = _best(_learnt(matrix)), matrix[-1]
+    return {"learnt": matrix.diagonal().copy(), "best": best, "end": last.copy(), "lost": best - last}
 
 
 def over_runs(summaries: Mapping[Run, Mapping[str, float]]) -> dict[str, dict[Run, float]]:
@@ -123,17 +123,17 @@ def mean_matrix(matrices: Sequence[ArrayLike]) -> Matrix:
 
 
 def _square(R: ArrayLike) -> Matrix:
-    found = np.asarray(R, np.float64)
-    if found.ndim != 2 or found.shape[0] != found.shape[1] or not len(found):
-        raise ShapeError(f"scores have one row and one column per task, found the shape {found.shape}")
-    return found
+    matrix = np.asarray(R, np.float64)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not len(matrix):
+        raise ShapeError(f"scores have one row and one column per task, found the shape {matrix.shape}")
+    return matrix
 
 
 def _row(name: str, values: ArrayLike | None, tasks: int) -> Matrix:
-    found = np.full(tasks, np.nan) if values is None else np.asarray(values, np.float64)
-    if found.shape != (tasks,):
-        raise ShapeError(f"{name} has one number for each of {tasks} tasks, found the shape {found.shape}")
-    return found
+    row = np.full(tasks, np.nan) if values is None else np.asarray(values, np.float64)
+    if row.shape != (tasks,):
+        raise ShapeError(f"{name} has one number for each of {tasks} tasks, found the shape {row.shape}")
+    return row
 
 
 def _learnt(R: Matrix) -> Matrix:

@@ -98,8 +98,8 @@ class ResultGrid:
     @property
     def order(self) -> list[int]:
         """Indices of the stream's tasks, by their position."""
-        found: Any = self.group.attrs["order"]
-        return [int(index) for index in found]
+        indices: Any = self.group.attrs["order"]
+        return [int(index) for index in indices]
 
     @property
     def done(self) -> NDArray[np.uint8]:
@@ -136,8 +136,8 @@ class ResultGrid:
 
     def names(self) -> list[str]:
         """Names of the scores that there are."""
-        found: Any = self.group.get("scores")
-        return sorted(found.array_keys()) if found is not None else []
+        scores: Any = self.group.get("scores")
+        return sorted(scores.array_keys()) if scores is not None else []
 
     def scored(self, name: str, kind: str = "scores") -> Array:
         """The array of a score, created if it is missing."""
@@ -159,11 +159,11 @@ class ResultGrid:
 
 def grids_in(store: Path, arms: Sequence[ModelSeries]) -> dict[ModelSeries, ResultGrid]:
     """The arms that already have pictures."""
-    found = {}
+    grids = {}
     for arm in arms:
         with suppress(ConfigError):
-            found[arm] = ResultGrid.open(store, arm)
-    return {arm: grid for arm, grid in found.items() if grid.done.any()}
+            grids[arm] = ResultGrid.open(store, arm)
+    return {arm: grid for arm, grid in grids.items() if grid.done.any()}
 
 
 def _group(store: Path, arm: ModelSeries, mode: Literal["a", "r+"]) -> zarr.Group:

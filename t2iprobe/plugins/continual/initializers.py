@@ -148,8 +148,8 @@ class Peft(Initializer):
 
     def check(self, widths: Mapping[str, int], rank: int, tasks: int) -> None:
         """See :class:`Initializer`."""
-        if said := _objection(self._peft, rank):
-            raise ConfigError(f"the start {self.init} cannot have rank {rank}: {said}")
+        if objection := _objection(self._peft, rank):
+            raise ConfigError(f"the start {self.init} cannot have rank {rank}: {objection}")
 
 
 class ColumnOrtho(Initializer):
@@ -253,9 +253,9 @@ def null_columns(before: Tensor) -> Tensor:
     mirror = wide.clone()
     mirror[0] += torch.where(wide[0] < 0, -1.0, 1.0) * wide.norm(dim=0)
     square = mirror.square().sum(dim=0).clamp_min(torch.finfo(torch.float64).tiny)
-    found = -2 * mirror[-1] * mirror / square
-    found[-1] += 1
-    return found.to(before.dtype)
+    columns = -2 * mirror[-1] * mirror / square
+    columns[-1] += 1
+    return columns.to(before.dtype)
 
 
 def _beside(drawn: Tensor, before: Tensor) -> Tensor:
@@ -264,9 +264,9 @@ def _beside(drawn: Tensor, before: Tensor) -> Tensor:
     return drawn - unit * (unit * drawn).sum(dim=0)
 
 
-def _with_norm(found: Tensor, drawn: Tensor) -> Tensor:
+def _with_norm(matrix: Tensor, drawn: Tensor) -> Tensor:
     """``found``, scaled to the norm of ``drawn``."""
-    return found * (drawn.norm() / found.norm())
+    return matrix * (drawn.norm() / matrix.norm())
 
 
 def free_rows(drawn: Tensor, delta: Tensor) -> Tensor:

@@ -225,7 +225,7 @@ def build(options: ContinualOptions, plugins: Plugins) -> ContinualRun:
         model.defaults["guidance"] = scale
     recipe = _recipe(options, preset, min(model.picture_size(sampling.settings)))
     base = "" if options.full_size else provenance.digest([model.pipeline])
-    found = ContinualRun(
+    continual_run = ContinualRun(
         options.folder(model.ref),
         Learner(model, targets.modules, recipe, base),
         stream,
@@ -239,8 +239,8 @@ def build(options: ContinualOptions, plugins: Plugins) -> ContinualRun:
         {"stream": options.stream, "data": options.data, "model": model.ref},
         plugins.versions(),
     )
-    found.check()
-    return found
+    continual_run.check()
+    return continual_run
 
 
 def _model(options: ContinualOptions, plugins: Plugins) -> Model:

@@ -64,10 +64,10 @@ class ContinualPlan:
 
     def record(self) -> dict[str, Any]:
         """The cost as plain values for JSON."""
-        found = asdict(self)
-        seconds = found.pop("seconds")
+        facts = asdict(self)
+        seconds = facts.pop("seconds")
         hours = None if seconds is None else round(seconds / 3600, 3)
-        return {**found, "hours": hours, "disk_bytes": self.bytes}
+        return {**facts, "hours": hours, "disk_bytes": self.bytes}
 
 
 def plan(run: ContinualRun) -> ContinualPlan:
@@ -131,12 +131,12 @@ def state_bytes(method: ContinualMethod, widths: Sequence[tuple[int, int]], rank
     """Size in bytes of a method's state after the last task, for modules of these widths (in, out)."""
     dense = FLOAT * sum(a * b for a, b in widths)
     adapter = FLOAT * rank * sum(a + b for a, b in widths)
-    found = adapter if method.merger.keeps_adapter or isinstance(method.merger, Svd) else dense
+    size = adapter if method.merger.keeps_adapter or isinstance(method.merger, Svd) else dense
     if method.initializer.needs_rows and not method.merger.keeps_adapter:
-        found += FLOAT * rank * sum(a for a, _ in widths)
+        size += FLOAT * rank * sum(a for a, _ in widths)
     if isinstance(method.regularizer, OLora):
-        found += FLOAT * sum(a * min(a, rank * tasks) for a, _ in widths)
-    return found + (dense if isinstance(method.regularizer, Ewc) else 0)
+        size += FLOAT * sum(a * min(a, rank * tasks) for a, _ in widths)
+    return size + (dense if isinstance(method.regularizer, Ewc) else 0)
 
 
 def _separate(run: ContinualRun) -> set[tuple[int, int]]:

@@ -29,24 +29,24 @@ def heat_maps(matrices: Mapping[str, ArrayLike], *, score: str = "score") -> Fig
         matrices: (after, task) scores by method; NaN where nothing was measured.
         score: what the colours mean.
     """
-    found = {name: np.asarray(one, np.float64) for name, one in matrices.items()}
-    count = len(next(iter(found.values())))
+    arrays = {name: np.asarray(array, np.float64) for name, array in matrices.items()}
+    count = len(next(iter(arrays.values())))
     side = 1.6 + 0.55 * count
-    figure, panels = canvas(len(found), 2, min(2, len(found)) * side + 1.2, side)
-    known = np.concatenate([one[np.isfinite(one)] for one in found.values()])
+    figure, panels = canvas(len(arrays), 2, min(2, len(arrays)) * side + 1.2, side)
+    known = np.concatenate([array[np.isfinite(array)] for array in arrays.values()])
     low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
-    for axes, (name, one) in zip(panels, found.items(), strict=True):
-        shown: Any = axes.imshow(one.T, cmap="viridis", aspect="equal", vmin=low, vmax=high)
-        for after, task in np.argwhere(np.isfinite(one)):
-            shade = INK if shown.norm(one[after, task]) > 0.6 else PAPER
-            axes.text(after, task, _number(one[after, task]), ha="center", va="center", fontsize=8, color=shade)
+    for axes, (name, array) in zip(panels, arrays.items(), strict=True):
+        shown: Any = axes.imshow(array.T, cmap="viridis", aspect="equal", vmin=low, vmax=high)
+        for after, task in np.argwhere(np.isfinite(array)):
+            shade = INK if shown.norm(array[after, task]) > 0.6 else PAPER
+            axes.text(after, task, _number(array[after, task]), ha="center", va="center", fontsize=8, color=shade)
         names = [str(number) for number in range(1, count + 1)]
         axes.set_xticks(range(count), names)
         axes.set_yticks(range(count), names)
         dress(axes, name, "model after task", "performance on task")
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
-    rows = -(-len(found) // 2)
+    rows = -(-len(arrays) // 2)
     bar = figure.colorbar(shown, ax=panels, shrink=0.8 / rows, aspect=20 / rows)
     bar.set_label(score, color=INK)
     bar.outline.set_visible(False)

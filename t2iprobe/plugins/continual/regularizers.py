@@ -97,12 +97,12 @@ class OLora(Regularizer):
 
     def remember(self, before: Tensors, trainer: Trainer, modules: Sequence[str]) -> Tensors:
         """See :class:`Regularizer`."""
-        found = {}
+        roots = {}
         for path in modules:
             rows = trainer.lora.matrices(path)[0].detach().float().cpu()
             stacked = torch.cat([before[path], rows]) if path in before else rows
-            found[path] = torch.linalg.qr(stacked).R
-        return found
+            roots[path] = torch.linalg.qr(stacked).R
+        return roots
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Ewc(Regularizer):
     def remember(self, before: Tensors, trainer: Trainer, modules: Sequence[str]) -> Tensors:
         """See :class:`Regularizer`."""
         fisher = self._fisher(trainer, modules)
-        return {path: found + before[path] if path in before else found for path, found in fisher.items()}
+        return {path: sums + before[path] if path in before else sums for path, sums in fisher.items()}
 
     def _fisher(self, trainer: Trainer, modules: Sequence[str]) -> dict[str, Tensor]:
         """Mean squared gradient of a row's loss with respect to each adapted weight, the one below the adapter."""

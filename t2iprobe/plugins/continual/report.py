@@ -60,18 +60,18 @@ def view(path: Path, plugins: Plugins, *, weights: bool | None = None, against: 
         weights, known = "weights" in before, before.get("against", {}).get("run")
         against = Path(known) if known and Path(known).is_dir() else None
     other = _other(results, against)
-    looked = weights_of(results) if weights else {}
-    found = _facts(results) | {"sentence": _sentence(results)}
+    weights_by_method = weights_of(results) if weights else {}
+    answer = _facts(results) | {"sentence": _sentence(results)}
     if other is not None:
-        found["against"] = {**_facts(other), "run": str(other.folder)}
-    if looked:
-        found["weights"] = looked
-        found["independent_tasks"] = null_curves(len(results.tasks))
+        answer["against"] = {**_facts(other), "run": str(other.folder)}
+    if weights_by_method:
+        answer["weights"] = weights_by_method
+        answer["independent_tasks"] = null_curves(len(results.tasks))
     text, sheet = _sheet(results)
     pictures = [] if sheet is None else [Section("Pictures", text, figures=[("One picture per task", sheet)])]
-    page = _page(results, [*sections(results, other), *pictures, *weighed(looked)])
+    page = _page(results, [*sections(results, other), *pictures, *weighed(weights_by_method)])
     finished = results.manifest.get("state") == runfolder.FINISHED
-    return RunView(page, found if finished else None, sheet, _plot(results))
+    return RunView(page, answer if finished else None, sheet, _plot(results))
 
 
 def show(path: Path, plugins: Plugins, *, weights: bool | None = None, against: Path | None = None) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def _sentence(results: Results) -> str:
     )
 
 
-def kept_table(found: Mapping[str, Any], measures: Sequence[str]) -> ReportTable:
+def kept_table(summary: Mapping[str, Any], measures: Sequence[str]) -> ReportTable:
     """The measures of all methods; the mean scores of the references are in the first column.
 
     Args:
@@ -158,18 +158,18 @@ def kept_table(found: Mapping[str, Any], measures: Sequence[str]) -> ReportTable
         measures: the measures to show.
     """
     rows: list[list[Cell]] = []
-    for name, spreads in found["methods"].items():
+    for name, spreads in summary["methods"].items():
         most = max(spreads.values(), key=lambda one: int(one["runs"]), default=EMPTY)
         rows.append([name, _count(most), *(_interval(spreads.get(one, EMPTY)) for one in measures)])
     blank = [""] * (len(measures) - 1)
-    rows += [[f"({name})", _count(one), _interval(one), *blank] for name, one in found["references"].items()]
+    rows += [[f"({name})", _count(one), _interval(one), *blank] for name, one in summary["references"].items()]
     heads = ["method", "runs (orders × seeds)", *map(_words, measures)]
     return ReportTable(heads, [row[: len(heads)] for row in rows], digits=3)
 
 
-def _count(found: Mapping[str, Any]) -> str:
+def _count(measure: Mapping[str, Any]) -> str:
     """``8 (4 × 2)``: orders times seeds."""
-    return f"{found['runs']} ({found['orders']} × {found['seeds']})" if found["runs"] else "0"
+    return f"{measure['runs']} ({measure['orders']} × {measure['seeds']})" if measure["runs"] else "0"
 
 
 def _interval(found: Mapping[str, Any]) -> Interval | None:
@@ -183,12 +183,12 @@ def sections(results: Results, other: Results | None = None) -> list[Section]:
         results: results of the run.
         other: another run of the same stream, such as one that trained only the localized layers.
     """
-    found: list[Section] = []
+    parts: list[Section] = []
     for score in results.scores:
-        found += _of_score(results, score)
+        parts += _of_score(results, score)
         if other is not None and score in other.scores:
-            found += _against(results, other, score)
-    return found
+            parts += _against(results, other, score)
+    return parts
 
 
 def _of_score(results: Results, score: str) -> Iterator[Section]:
@@ -196,12 +196,12 @@ def _of_score(results: Results, score: str) -> Iterator[Section]:
     series = results.finished(score)
     if not series:
         return
-    found, values = _summarized(results, score), results.measures(score)
+    summary, values = _summarized(results, score), results.measures(score)
     meaning = "; ".join(
-        f"{_words(one)}: {text.removeprefix(f'{_words(one)}: ')}" for one, text in found["meaning"].items()
+        f"{_words(one)}: {text.removeprefix(f'{_words(one)}: ')}" for one, text in summary["meaning"].items()
     )
     text = f"Means over runs with 95 % intervals over orders and seeds. R[i, j]: task j after training i. {meaning}."
-    yield Section(f"What is kept, by {score}", text, table=kept_table(found, list(found["meaning"])))
+    yield Section(f"What is kept, by {score}", text, table=kept_table(summary, list(summary["meaning"])))
     if values.get(NAIVE) and len(series) > 1:
         yield from _beside_naive(values, score)
     title = "Learning and keeping"
@@ -260,10 +260,10 @@ def _tasks(series: Mapping[str, Sequence[Series]], tasks: Sequence[str], score: 
     rows: list[list[Cell]] = []
     for name, runs in series.items():
         # (run, quantity, task), the tasks in the stream's order
-        found = np.stack(
+        quantities = np.stack(
             [np.stack([*by_task(one.matrix).values(), one.base])[:, np.argsort(one.order)] for one in runs]
         )
-        rows += [[name, task, *map(_mean, found[:, :, index].T)] for index, task in enumerate(tasks)]
+        rows += [[name, task, *map(_mean, quantities[:, :, index].T)] for index, task in enumerate(tasks)]
     text = "Means over runs: when the task was learnt, the best since, at the end, and what is lost from the best."
     columns = ["method", "task", *LOST, "base model"]
     return Section(f"Which tasks are forgotten, by {score}", text, table=ReportTable(columns, rows, digits=3))
@@ -322,9 +322,9 @@ def _sheet(results: Results) -> tuple[str, Image.Image | None]:
     return text, sheet
 
 
-def _first(found: ResultGrid, after: int, task: int) -> Image.Image:
+def _first(arm: ResultGrid, after: int, task: int) -> Image.Image:
     """The first picture of a task; white if there is none."""
-    return found.pictures(after, task)[0] if found.done[after, task] else Image.new("RGB", (8, 8), "white")
+    return arm.pictures(after, task)[0] if arm.done[after, task] else Image.new("RGB", (8, 8), "white")
 
 
 def weighed(weights: Mapping[str, Mapping[str, Any]]) -> Iterator[Section]:

@@ -144,7 +144,7 @@ def spread(values: Mapping[Run, float | Sequence[float]]) -> dict[str, Any]:
         the mean's 95 % interval over orders and seeds (:func:`t2iprobe.core.statistics.crossed`); and how many
         ``runs``, ``orders`` and ``seeds`` there are. What cannot be computed is ``None``.
     """
-    known = [(run, one) for run, found in values.items() for one in np.atleast_1d(found) if np.isfinite(one)]
+    known = [(run, one) for run, value in values.items() for one in np.atleast_1d(value) if np.isfinite(one)]
     if not known:
         return {**dict.fromkeys(("mean", "low", "high", "std")), **dict.fromkeys(("runs", "orders", "seeds"), 0)}
     runs, numbers = zip(*known, strict=True)

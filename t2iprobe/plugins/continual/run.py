@@ -103,7 +103,7 @@ class ContinualRun:
 
     def method_of(self, arm: ModelSeries) -> ContinualMethod:
         """The method that an arm is learnt by."""
-        return next((one for one in self.methods if one.name == arm.method), PLAIN)
+        return next((candidate for candidate in self.methods if candidate.name == arm.method), PLAIN)
 
     def shares_first(self, arm: ModelSeries) -> bool:
         """Whether an arm's first task is learnt on the base model as every other method with a plain start does."""
@@ -140,7 +140,7 @@ class ContinualRun:
             "kind": "continual",
             **self._facts["decides"],
             "stream": streamfile.record(self.stream),
-            "methods": [one.record() for one in self.methods],
+            "methods": [method.record() for method in self.methods],
             "orders": list(self.orders),
             "seeds": list(self.seeds),
             "references": list(self.references),
@@ -156,8 +156,8 @@ class ContinualRun:
         Raises:
             ConfigError: a method cannot learn this stream, or the folder has another run.
         """
-        for one in self.methods or [PLAIN]:
-            self.learner.check(one, len(self.stream))
+        for learnt_by in self.methods or [PLAIN]:
+            self.learner.check(learnt_by, len(self.stream))
         if self.folder.exists():
             runfolder.existing(self.folder, self.settings)
 

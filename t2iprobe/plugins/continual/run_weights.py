@@ -47,20 +47,20 @@ def null_curves(tasks: int) -> dict[str, dict[int, float]]:
 
 def _weights(results: Results, name: str) -> dict[str, Any]:
     replays, by = [Replay(results, arm) for arm in results.arms(name)], method(name)
-    pairs = {
-        side: [pair for one in replays for pair in analysis.overlaps(one, side).values()] for side in ("in", "out")
-    }
-    overlap = {side: np.mean(found, axis=0).tolist() for side, found in pairs.items() if found}
-    owned = [_owned(one) for one in replays] if isinstance(by.merger, Magnitude) else []
-    conflicts = {one.arm.run: analysis.conflicts(one) for one in replays}
+    overlap = {}
+    for side in ("in", "out"):
+        if pairs := [pair for replay in replays for pair in analysis.overlaps(replay, side).values()]:
+            overlap[side] = dict(zip(("shared", "chance"), np.mean(pairs, axis=0).tolist(), strict=True))
+    owned = [_owned(replay) for replay in replays] if isinstance(by.merger, Magnitude) else []
+    conflicts = {replay.arm.run: analysis.conflicts(replay) for replay in replays}
     state = results.grids[replays[0].arm].facts if replays else {}
     return {
         "handed_over": {key: state[key] for key in ("bytes", "rank", "kinds") if key in state},
         "sign_conflicts": {what: _opposed(conflicts, what) for what in ("share", "ratio")},
-        "layers": analysis.by_kind([row for one in replays for row in analysis.layers(one)]),
+        "layers": analysis.by_kind([row for replay in replays for row in analysis.layers(replay)]),
         "overlap": overlap,
         "owners": np.mean(owned, axis=0).tolist() if owned else [],
-        "cross_terms": [_cross(one) for one in replays if one.adapters and not by.initializer.continues],
+        "cross_terms": [_cross(replay) for replay in replays if replay.adapters and not by.initializer.continues],
     }
 
 
@@ -96,13 +96,13 @@ class Replay(Mapping[str, list[Tensor]]):
         self.adapters = not any(name.startswith(DELTA) for name in names)
 
     def __getitem__(self, path: str) -> list[Tensor]:
-        state, found = TaskState(""), []
+        state, totals = TaskState(""), []
         for task in range(len(self.files)):
             state = self.method.merger.merge(state, self._update(path, task))
             total = state.dense(path)
             assert total is not None
-            found.append(total)
-        return found
+            totals.append(total)
+        return totals
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._paths)
@@ -132,17 +132,17 @@ def _path(name: str) -> str:
     return name.removeprefix(DELTA) if name.startswith(DELTA) else name.rpartition(".lora_")[0]
 
 
-def _owned(one: Replay) -> list[float]:
+def _owned(replay: Replay) -> list[float]:
     """Shares over all modules, each module weighted by its size."""
-    shares, sizes = zip(*((analysis.owned(totals), totals[0].numel()) for totals in one.values()), strict=True)
+    shares, sizes = zip(*((analysis.owned(totals), totals[0].numel()) for totals in replay.values()), strict=True)
     return [float(value) for value in np.average(shares, axis=0, weights=sizes)]
 
 
-def _cross(one: Replay) -> list[float]:
+def _cross(replay: Replay) -> list[float]:
     """Cross terms of every task from the second on with the summed factors of all tasks before it."""
-    before, found = one.factors(0), []
-    for task in range(1, len(one.files)):
-        new = one.factors(task)
-        found.append(analysis.cross_terms(before, new))
+    before, shares = replay.factors(0), []
+    for task in range(1, len(replay.files)):
+        new = replay.factors(task)
+        shares.append(analysis.cross_terms(before, new))
         before = {path: (before[path][0] + new[path][0], before[path][1] + new[path][1]) for path in new}
-    return found
+    return shares

@@ -84,11 +84,11 @@ class Likeness(ABC):
             raise ConfigError(
                 f"the score {self.name} compares with references, and the task {task.name} has none; give it some"
             )
-        pictures, found = self._known.get(task.name, ((), torch.empty(0)))
+        pictures, encoded = self._known.get(task.name, ((), torch.empty(0)))
         if pictures is not task.references:
-            found = self.features(task.references)
-            self._known[task.name] = task.references, found
-        return found
+            encoded = self.features(task.references)
+            self._known[task.name] = task.references, encoded
+        return encoded
 
     def _pixels(self, picture: Picture, side: int) -> Tensor:
         """The square in the middle, (3, side, side), as the model was trained to see it."""

@@ -78,10 +78,10 @@ def pictures(folder: Path, what: str) -> tuple[Path, ...]:
     if not folder.is_dir():
         siblings = [one.name for one in folder.parent.iterdir() if one.is_dir()] if folder.parent.is_dir() else []
         raise ConfigError(f"{what}: there is no folder {folder}{near(folder.name, siblings) if siblings else ''}")
-    found = tuple(sorted(one for one in folder.iterdir() if one.suffix.lower() in SUFFIXES))
-    if not found:
+    files = tuple(sorted(one for one in folder.iterdir() if one.suffix.lower() in SUFFIXES))
+    if not files:
         raise ConfigError(f"{what}: no pictures in {folder}; supported are {', '.join(sorted(SUFFIXES))}")
-    return found
+    return files
 
 
 def check(stream: TaskStream, *, allow_overlap: bool = False) -> None:

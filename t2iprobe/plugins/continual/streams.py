@@ -120,6 +120,6 @@ def arms(
     methods: Sequence[str], orders: Sequence[int], seeds: Sequence[int], references: Sequence[str]
 ) -> list[ModelSeries]:
     """The series of a run, with the references first, since the others are compared with them."""
-    found = [ModelSeries(BASE)] if BASE in references else []
-    found += [ModelSeries(name, None, seed) for name in (SEPARATE, JOINT) if name in references for seed in seeds]
-    return found + [ModelSeries(name, order, seed) for order in orders for seed in seeds for name in methods]
+    series = [ModelSeries(BASE)] if BASE in references else []
+    series += [ModelSeries(name, None, seed) for name in (SEPARATE, JOINT) if name in references for seed in seeds]
+    return series + [ModelSeries(name, order, seed) for order in orders for seed in seeds for name in methods]

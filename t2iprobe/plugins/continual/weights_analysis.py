@@ -36,8 +36,8 @@ def increments(totals: Sequence[Tensor]) -> list[Tensor]:
     shapes = {tuple(total.shape) for total in totals}
     if len(shapes) != 1 or totals[0].ndim != 2:
         raise ShapeError(f"the totals of a module are (out, in), all of one shape; found {sorted(shapes)}")
-    found = [total.detach().float() for total in totals]
-    return [after - before for before, after in zip([torch.zeros_like(found[0]), *found], found, strict=False)]
+    states = [total.detach().float() for total in totals]
+    return [after - before for before, after in zip([torch.zeros_like(states[0]), *states], states, strict=False)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +67,11 @@ def conflicts(totals: Totals) -> list[Conflict]:
     """The paper's sign conflicts of every task with every later state, over all modules together."""
     sums: dict[tuple[int, int], NDArray[np.float64]] = {}
     size = 0
-    for found in totals.values():
-        size += found[0].numel()
-        added = increments(found)
-        for task, after in combinations(range(len(found)), 2):
-            own, since = added[task], found[after].float() - (found[task].float() - added[task])
+    for states in totals.values():
+        size += states[0].numel()
+        added = increments(states)
+        for task, after in combinations(range(len(states)), 2):
+            own, since = added[task], states[after].float() - (states[task].float() - added[task])
             opposite = int((own * since < 0).sum())
             against = _square(since[own.sign() != since.sign()])
             sums.setdefault((task, after), np.zeros(3))[:] += opposite, against, _square(own)

@@ -47,8 +47,8 @@ class FinetuneRecord:
 
     def losses(self) -> list[float]:
         """The loss of every step."""
-        found = {line["step"]: line["loss"] for line in lines.read(self.path / LOSSES)}
-        return [float(found[step]) for step in sorted(found)]
+        by_step = {line["step"]: line["loss"] for line in lines.read(self.path / LOSSES)}
+        return [float(by_step[step]) for step in sorted(by_step)]
 
     def validation(self, step: int, validation: Validation, base: Sequence[Image.Image], learn: int) -> None:
         """Keep a validation and its sheet.

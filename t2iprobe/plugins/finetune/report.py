@@ -135,10 +135,10 @@ def comparison_view(path: Path, plugins: Plugins) -> RunView:
         ConfigError: none of them is finished.
     """
     manifest = runfolder.read_manifest(path)
-    found = [
+    manifests = [
         {**runfolder.read_manifest(one.parent), "run": str(one.parent)} for one in sorted(path.glob("*/manifest.json"))
     ]
-    runs = sorted((one for one in found if one["state"] == runfolder.FINISHED), key=lambda one: one["started"])
+    runs = sorted((one for one in manifests if one["state"] == runfolder.FINISHED), key=lambda one: one["started"])
     if not runs:
         raise ConfigError(f"{path} has no finished training yet; the same command continues")
     scopes = list(dict.fromkeys(run["settings"]["job"]["scope"] for run in runs))
@@ -167,8 +167,8 @@ def _figures(plot: tuple[str, Image | None], sheet: Image | None) -> list[tuple[
 
 
 def _answer(runs: Sequence[Record], sentence: str) -> dict[str, Any]:
-    found = {"runs": [_short(run) for run in runs], "table": table(runs), "same_modules": same_modules(runs)}
-    return dict(plain({**found, "sentence": sentence}))
+    answer = {"runs": [_short(run) for run in runs], "table": table(runs), "same_modules": same_modules(runs)}
+    return dict(plain({**answer, "sentence": sentence}))
 
 
 def _short(run: Record) -> dict[str, Any]:
@@ -243,8 +243,9 @@ def _curves(record: FinetuneRecord) -> Image | None:
     losses, validations = record.losses(), record.validations()
     if not losses:
         return None
-    found = {name: [(step, validations[step]["scores"].get(name)) for step in sorted(validations)] for name in SHOWN}
-    known = {name: [point for point in points if point[1] is not None] for name, points in found.items()}
+    steps = sorted(validations)
+    curves = {name: [(step, validations[step]["scores"].get(name)) for step in steps] for name in SHOWN}
+    known = {name: [point for point in points if point[1] is not None] for name, points in curves.items()}
     scores = {name: points for name, points in known.items() if points}
     figure, (first, *others) = canvas(2 if scores else 1)
     wide = max(1, len(losses) // SMOOTHED)

@@ -95,12 +95,12 @@ def is_weights(name: str) -> bool:
 
 def _parts(names: Iterable[str]) -> dict[str, set[str | None]]:
     """The variants of each component; ``None`` stands for plain weights."""
-    found: dict[str, set[str | None]] = {}
+    variants_of: dict[str, set[str | None]] = {}
     for name in names:
         match = _match(name)
         if match is not None and is_weights(name):
-            found.setdefault(_part(name), set()).add(match["variant"])
-    return found
+            variants_of.setdefault(_part(name), set()).add(match["variant"])
+    return variants_of
 
 
 def _part(name: str) -> str:
@@ -124,6 +124,6 @@ def _header(file: Path) -> Mapping[str, Any]:
     """The tensors that a safetensors file lists in its header."""
     with file.open("rb") as opened:
         (length,) = struct.unpack("<Q", opened.read(8))
-        found: dict[str, Any] = json.loads(opened.read(length))
-    found.pop("__metadata__", None)
-    return found
+        tensors: dict[str, Any] = json.loads(opened.read(length))
+    tensors.pop("__metadata__", None)
+    return tensors

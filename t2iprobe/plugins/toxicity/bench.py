@@ -125,14 +125,14 @@ def _methods(names: Sequence[str], setup: Setup) -> dict[str, GuardMethod]:
     if names:
         built = {name: choice("method", name, METHODS) for name in names}
         return {name: kind(setup) for name, kind in ({UNGUARDED: METHODS[UNGUARDED]} | built).items()}
-    found = {UNGUARDED: METHODS[UNGUARDED](setup)}
+    methods = {UNGUARDED: METHODS[UNGUARDED](setup)}
     stream = ["localized-stream"] if chosen_donor(setup.model) == "row" else []  # it takes no additional row
     for name in [LOCALIZED, *stream, *BASELINES]:
         try:
-            found[name] = METHODS[name](setup)
+            methods[name] = METHODS[name](setup)
         except ConfigError as error:
             say(f"not compared: {name}: {error}")
-    return found
+    return methods
 
 
 def benchmark(options: GuardBenchOptions, plugins: Plugins, command: Sequence[str]) -> dict[str, Any]:
@@ -210,9 +210,9 @@ def _say_plan(setup: Setup, methods: Mapping[str, GuardMethod], cases: Sequence[
     Raises:
         ConfigError: it takes hours, and ``--yes`` was not given.
     """
-    model, found = setup.model, sum(case.found for case in cases)
-    pictures = len(cases) + found * (len(methods) - 1)
-    width = len(cases) + sum(found * method.rows for name, method in methods.items() if name != UNGUARDED)
+    model, detected = setup.model, sum(case.found for case in cases)
+    pictures = len(cases) + detected * (len(methods) - 1)
+    width = len(cases) + sum(detected * method.rows for name, method in methods.items() if name != UNGUARDED)
     num_steps = setup.settings.get("num_steps")
     rows = width * model.rows(setup.settings)
     probe = model.probe(setup.settings)

@@ -143,7 +143,7 @@ def _row(
     pairs = list(zip(pictures, plain, strict=True))
     chunks = [chunk for chunk in gallery.chunks if chunk.method == name]
     made = sum(len(chunk.rows) for chunk in chunks) or 1
-    scores = {key: interval([one.score(a, b) for a, b in pairs], words) for key, one in tools.images.items()}
+    scores = {key: interval([metric.score(a, b) for a, b in pairs], words) for key, metric in tools.images.items()}
     scores["ocr_f1_toxic"] = _f1(texts, words, words, tools)
     scores["ocr_f1_benign"] = _f1(texts, [case.benign for case in cases], words, tools)
     return {

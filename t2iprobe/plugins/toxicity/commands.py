@@ -116,8 +116,8 @@ def detector(options: DetectorBenchOptions, context: typer.Context) -> None:
     from t2iprobe.plugins.toxicity.wordlist import builtin, bundled
 
     detectors = options.detectors(context.obj)
-    for one in detectors:
-        one.prepare()
+    for each in detectors:
+        each.prepare()
     if options.toxic is not None:
         texts = {"given": [Disguised(text, text) for text in read_entries(options.toxic, "texts")]}
     else:
@@ -133,8 +133,8 @@ def _print_scores(scores: DetectorScores, format: Format) -> None:
         return
     print_table(("disguise", "found", "of"), [(name, *counts) for name, counts in scores.by_disguise.items()])
     recall, alarms = (
-        f"{100 * one.mean:.1f} % [{100 * one.low:.1f} %, {100 * one.high:.1f} %]"
-        for one in (scores.recall, scores.false_positive_rate)
+        f"{100 * rate.mean:.1f} % [{100 * rate.low:.1f} %, {100 * rate.high:.1f} %]"
+        for rate in (scores.recall, scores.false_positive_rate)
     )
     tell(
         f"recall {recall} of {counted(scores.tried, 'disguise')} of {counted(scores.words, 'word')}; "

@@ -90,12 +90,12 @@ class Classifier(Detector):
             return []
         words = list(re.finditer(r"\S+", text))
         judged = self.scores([word[0] for word in words]) if len(words) > 1 else []
-        found = [
+        hits = [
             Hit(*word.span(), label, score)
             for word, (score, label) in zip(words, judged, strict=False)
             if score >= self.threshold
         ]
-        return found or [Hit(0, len(text), label, score)]
+        return hits or [Hit(0, len(text), label, score)]
 
     def scores(self, texts: Sequence[str]) -> list[tuple[float, str]]:
         """For each text, the highest probability of a toxic label, and that label; a long text is read in windows."""
@@ -148,15 +148,15 @@ def _pretrained(ref: str) -> tuple[Any, Any]:
 def _toxic(names: dict[int, str], labels: str) -> list[int]:
     """The numbers of the toxic labels."""
     wanted = {label.strip().casefold() for label in labels.split("+") if label.strip()}
-    found = [
+    toxic = [
         number for number, name in names.items() if (name.casefold() in wanted if wanted else bool(TOXIC.search(name)))
     ]
-    if not found or (wanted and len(found) < len(wanted)):
+    if not toxic or (wanted and len(toxic) < len(wanted)):
         raise ConfigError(
             f"the classifier has the labels {', '.join(names.values())}, but not {labels or 'toxic, hate, …'}; "
             "choose among them: labels=A+B"
         )
-    return found
+    return toxic
 
 
 class Callback(Detector):
@@ -205,13 +205,13 @@ def imported(function: Callable[..., Any] | str, what: str) -> Callable[..., Any
     if not (module and name):
         raise ConfigError(f"the {what} needs function=package.module:name, found {function!r}")
     try:
-        found = pkgutil.resolve_name(function)
+        resolved = pkgutil.resolve_name(function)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"the {what}: {function} cannot be imported: {error}") from error
     except SystemExit as error:
         raise ConfigError(
             f"the {what}: {module} exits when it is imported; put that under if __name__ == '__main__'"
         ) from error
-    if not callable(found):
-        raise ConfigError(f"the {what}: {function} is a {type(found).__name__}, not a function")
-    return found
+    if not callable(resolved):
+        raise ConfigError(f"the {what}: {function} is a {type(resolved).__name__}, not a function")
+    return resolved

@@ -40,7 +40,7 @@ def _some(word: str, table: dict[str, str], draw: random.Random) -> str:
     """The word with about half of the letters that the table has exchanged, and at least one if there is any."""
     places = [place for place, letter in enumerate(word) if letter in table]
     chosen = set(draw.sample(places, -(-len(places) // 2)))
-    return "".join(draw.choice(table[one]) if place in chosen else one for place, one in enumerate(word))
+    return "".join(draw.choice(table[sign]) if place in chosen else sign for place, sign in enumerate(word))
 
 
 def _styled(first: int) -> Disguise:
@@ -140,9 +140,9 @@ def measure(
         GuardError: a detector fails.
     """
     policy = Policy(detectors, Mask())
-    seen = {name: [_seen(policy, one.text) for one in made] for name, made in toxic.items()}
-    found, alarms = [one for each in seen.values() for one in each], [_seen(policy, one) for one in benign]
-    words = [one.word for made in toxic.values() for one in made]
+    seen = {name: [_seen(policy, disguise.text) for disguise in made] for name, made in toxic.items()}
+    found, alarms = [hit for hits in seen.values() for hit in hits], [_seen(policy, text) for text in benign]
+    words = [disguise.word for made in toxic.values() for disguise in made]
     return DetectorScores(
         recall=proportion(found, words),
         found=sum(found),

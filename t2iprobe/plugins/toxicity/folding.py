@@ -82,16 +82,16 @@ class Folded:
 
 def readings(text: str) -> list[Folded]:
     """The ways to read ``text``: as it stands and, if something in it suggests so, without escapes and turned round."""
-    found = [fold(text)]
+    ways = [fold(text)]
     decoded, origin = unescaped(text)
     if decoded != text:
-        found.append(fold(decoded, origin))
+        ways.append(fold(decoded, origin))
     turned = any(map(is_turned, decoded))
     if turned:
-        found.append(fold(decoded.translate(UPRIGHT), origin))
+        ways.append(fold(decoded.translate(UPRIGHT), origin))
     if turned or not OVERRIDES.isdisjoint(decoded):
-        found.append(Folded(found[-1].text[::-1], found[-1].origin[::-1]))
-    return found
+        ways.append(Folded(ways[-1].text[::-1], ways[-1].origin[::-1]))
+    return ways
 
 
 def fold(text: str, origin: Sequence[Span] | None = None) -> Folded:
@@ -196,15 +196,15 @@ def _unescaped_once(text: str, origin: Sequence[Span]) -> tuple[str, list[Span]]
 
 
 def _meant(match: re.Match[str]) -> str:
-    kind, found = match.lastgroup, match[0]
+    kind, escape = match.lastgroup, match[0]
     if kind == "html":
-        return html.unescape(found)
+        return html.unescape(escape)
     if kind == "tag":
         return "\u200b"
     if kind == "code":
         code = int(match["code"], 16)
-        return chr(code) if code < 0x110000 else found
-    signs = bytes.fromhex(re.sub(r"%|\\u", "", found, flags=re.IGNORECASE))
+        return chr(code) if code < 0x110000 else escape
+    signs = bytes.fromhex(re.sub(r"%|\\u", "", escape, flags=re.IGNORECASE))
     return signs.decode("utf-8" if kind == "url" else "utf-16-be", "replace")
 
 
@@ -217,9 +217,9 @@ def is_turned(character: str) -> bool:
 def plain(character: str) -> str:
     """The Latin letter that a character stands for; the character in lower case if it is none or may be several."""
     lower = character.lower() if len(character.lower()) == 1 else character
-    found = latin_readings(lower)
-    sure = len(found) == 1 and not unicodedata.name(lower, "").startswith(ALPHABETS)
-    return next((one for one in found if sure and len(one) == 1), lower)
+    readings = latin_readings(lower)
+    sure = len(readings) == 1 and not unicodedata.name(lower, "").startswith(ALPHABETS)
+    return next((letters for letters in readings if sure and len(letters) == 1), lower)
 
 
 @cache
@@ -227,9 +227,9 @@ def latin_readings(character: str) -> frozenset[str]:
     """The Latin letters that a character outside ASCII may stand for, each reading one letter, or two as in ``sh``."""
     if character.isascii():
         return frozenset()
-    cases = [one for one in {character, character.lower(), character.upper()} if len(one) == 1]
-    found = {letters for one in cases for letters in (*_shapes(one), *_sounds(one)) if len(letters) < 3}
-    return frozenset(found - {"l"} if {"i", "l"} <= found else found)
+    cases = [cased for cased in {character, character.lower(), character.upper()} if len(cased) == 1]
+    readings = {letters for cased in cases for letters in (*_shapes(cased), *_sounds(cased)) if len(letters) < 3}
+    return frozenset(readings - {"l"} if {"i", "l"} <= readings else readings)
 
 
 def _shapes(character: str) -> Iterator[str]:
@@ -243,17 +243,17 @@ def _shapes(character: str) -> Iterator[str]:
 
 def _sounds(character: str) -> Iterator[str]:
     """How Greek and Cyrillic letters are pronounced."""
-    if any(ord(character) in block for block in SPOKEN) and (said := anyascii(character)).isalpha():
-        yield said.lower()
+    if any(ord(character) in block for block in SPOKEN) and (sound := anyascii(character)).isalpha():
+        yield sound.lower()
 
 
 @cache
 def ambiguous() -> Mapping[str, str]:
     """For each Latin letter, or two, the other characters, as :func:`plain` leaves them, that may stand for it."""
-    found: dict[str, set[str]] = defaultdict(set)
+    others_of: dict[str, set[str]] = defaultdict(set)
     known = {*confusables.confusables_data, *"".join(ALSO.values()), *(chr(code) for block in SPOKEN for code in block)}
     for character in (one for one in known if unicodedata.is_normalized("NFKD", one) and not one.isascii()):
         if not (kept := plain(character)).isascii():
             for letters in latin_readings(character):
-                found[letters].add(kept)
-    return {letters: "".join(sorted(others)) for letters, others in found.items()}
+                others_of[letters].add(kept)
+    return {letters: "".join(sorted(others)) for letters, others in others_of.items()}

@@ -102,7 +102,7 @@ class Guard(Model):
             decisions: the result of :meth:`decide`.
             numbers: the numbers of the rows in the log; by default counted from 0.
         """
-        if [one.prompt for one in decisions] != list(generation.prompts):
+        if [decision.prompt for decision in decisions] != list(generation.prompts):
             raise ConfigError("a guarded run needs one decision per row, for the row's own prompt")
         unseen = [name for name in generation.options if "prompt" in name and not name.startswith("negative")]
         if unseen:
@@ -112,13 +112,13 @@ class Guard(Model):
         check_start(self.donation.start, self.steps(generation.num_steps, generation.options))
         self._record(generation, decisions, numbers or range(len(decisions)))
         _check_refused(decisions)
-        rewrites = {row: one.rewrite for row, one in enumerate(decisions) if one.verdict == "rewritten"}
+        rewrites = {row: decision.rewrite for row, decision in enumerate(decisions) if decision.verdict == "rewritten"}
         wanted = tuple(range(len(decisions))) if rows is None else tuple(rows)
         if not rewrites:
             return self.model.run(generation, interventions=interventions, rows=wanted, **rest)
         if self.donor == "stream" and (interventions or rest.get("cache") or rest.get("into")):
             raise ConfigError("the donor stream runs blocks twice, so it excludes a cache and other edits; use row")
-        mine = [_own_rows(one, len(decisions)) for one in interventions]
+        mine = [_own_rows(decision, len(decisions)) for decision in interventions]
         with self.donation.edits(generation, rewrites) as (donated, edits):
             return self.model.run(donated, interventions=[*mine, *edits], rows=wanted, **rest)
 
@@ -130,8 +130,8 @@ class Guard(Model):
         if self.audit is None:
             return
         facts = {"model": self.ref, "layers": list(self.layers_guarded), "donor": self.donor}
-        for row, one in enumerate(decisions):
-            self.audit.write(one, row=numbers[row], seed=generation.seeds[row], **facts)
+        for row, decision in enumerate(decisions):
+            self.audit.write(decision, row=numbers[row], seed=generation.seeds[row], **facts)
 
 
 def check_start(start: int, steps: int) -> None:
@@ -145,20 +145,20 @@ def check_start(start: int, steps: int) -> None:
 
 
 def _check_refused(decisions: Sequence[Decision]) -> None:
-    refused = [row for row, one in enumerate(decisions) if one.verdict == "refused"]
+    refused = [row for row, decision in enumerate(decisions) if decision.verdict == "refused"]
     if refused:
         reasons = Counter(decisions[row].reason for row in refused)
-        said = "; ".join(f"{reason} ({count})" if count > 1 else reason for reason, count in reasons.items())
+        listed_reasons = "; ".join(f"{reason} ({count})" if count > 1 else reason for reason, count in reasons.items())
         listed = ", ".join(map(str, refused[:8])) + (", …" if len(refused) > 8 else "")
         rows = f"row{'s' if len(refused) > 1 else ''} {listed}"
-        raise GuardError(f"the guard refuses {rows} of {len(decisions)}: {said}; no picture is made")
+        raise GuardError(f"the guard refuses {rows} of {len(decisions)}: {listed_reasons}; no picture is made")
 
 
-def _own_rows(one: Intervention, count: int) -> Intervention:
+def _own_rows(edit: Intervention, count: int) -> Intervention:
     """Restrict an intervention on all rows to the rows that were asked for, so that it leaves the donors alone."""
-    if one.scope.rows is not None:
-        return one
-    return replace(one, scope=replace(one.scope, rows=tuple(range(count))))
+    if edit.scope.rows is not None:
+        return edit
+    return replace(edit, scope=replace(edit.scope, rows=tuple(range(count))))
 
 
 @dataclass(frozen=True)

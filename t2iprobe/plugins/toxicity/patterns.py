@@ -153,12 +153,12 @@ def _follow(text: str, bits: Mapping[str, int], every: int) -> bool:
         every: the bits of all letters.
     """
     seen = 0  # the letters that some stretch that ends here has got to
-    for one in text:
-        reached = (seen << 1 | seen | 1) & bits[one]
-        reached |= reached << 1 & bits[one]  # a letter of another alphabet may stand for two
+    for character in text:
+        reached = (seen << 1 | seen | 1) & bits[character]
+        reached |= reached << 1 & bits[character]  # a letter of another alphabet may stand for two
         if reached > every >> 1:
             return True
-        seen = reached if one.isalnum() else reached | seen
+        seen = reached if character.isalnum() else reached | seen
     return False
 
 
@@ -191,12 +191,12 @@ class Spelling:
             if self._holds(match[0]) and (self.lone is None or _beside(match) <= set(self.lone)):
                 yield match.span()
 
-    def _holds(self, found: str) -> bool:
+    def _holds(self, matched: str) -> bool:
         if self.half:
-            return sum(character.isalpha() for character in found) >= self.half
-        if self.torn and not _is_torn(found):
+            return sum(character.isalpha() for character in matched) >= self.half
+        if self.torn and not _is_torn(matched):
             return False
-        return sum(map(_sure, found)) >= self.sure
+        return sum(map(_sure, matched)) >= self.sure
 
 
 def _sure(character: str) -> bool:
@@ -208,8 +208,8 @@ def _beside(match: re.Match[str]) -> set[str]:
     near = max(map(len, re.findall(r"[\W_]+", match[0])))
     before, after = _singles(near)
     start, stop = match.span()
-    found = before.search(match.string, max(0, start - NEAR), start), after.match(match.string, stop, stop + NEAR)
-    return {letter for one in found if one for letter in one[0] if letter.isalpha()}
+    neighbours = before.search(match.string, max(0, start - NEAR), start), after.match(match.string, stop, stop + NEAR)
+    return {letter for one in neighbours if one for letter in one[0] if letter.isalpha()}
 
 
 @cache
@@ -219,9 +219,9 @@ def _singles(near: int) -> tuple[re.Pattern[str], re.Pattern[str]]:
     return re.compile(rf"(?:{FIRST}[^\W_]{gap})+$"), re.compile(rf"(?:{gap}[^\W_]{LAST})+")
 
 
-def _is_torn(found: str) -> bool:
+def _is_torn(matched: str) -> bool:
     """Whether one of the pieces between blanks is not a word; single spaced letters are looked for elsewhere."""
-    pieces = [piece.strip(".-_,") for piece in found.split()]
+    pieces = [piece.strip(".-_,") for piece in matched.split()]
     return len(pieces) > 1 and max(map(len, pieces)) > 1 and not words().issuperset(pieces)
 
 
@@ -247,14 +247,14 @@ def inflected(word: str, verb: bool = False) -> list[str]:
     """The word and its plural and, if asked for, its forms with the endings of verbs and adjectives."""
     if not word.isascii():
         return [word]
-    found = [word, word + "s"]
+    forms = [word, word + "s"]
     if word.endswith(HISSING) and len(word) >= PLURAL_OF:
-        found.append(word + "es")
+        forms.append(word + "es")
     if verb:
-        found += [word.removesuffix("e") + form for form in FORMS]
+        forms += [word.removesuffix("e") + form for form in FORMS]
     if verb and word.endswith("y"):
-        found += [word[:-1] + form for form in ("ies", "ied", "ier", "iers")]
-    return list(dict.fromkeys(found))
+        forms += [word[:-1] + form for form in ("ies", "ied", "ier", "iers")]
+    return list(dict.fromkeys(forms))
 
 
 def letter(character: str, least: int = 1, most: int = RUN) -> str:
@@ -278,8 +278,8 @@ def _single(character: str) -> str:
 def one_letter(character: str) -> str:
     """A pattern for one letter, or what stands for it."""
     drawn = "".join(f"|{one}" for one in DRAWN.get(character, ()))
-    found = f"[{re.escape(_single(character))}]"
-    return f"(?:{found}{drawn})" if drawn else found
+    plain = f"[{re.escape(_single(character))}]"
+    return f"(?:{plain}{drawn})" if drawn else plain
 
 
 def _runs(word: str, gap: str) -> Iterator[str]:

@@ -107,7 +107,7 @@ class Policy:
             NoVerdict: one of them raised, took too long, or gave no proper answer.
         """
         looks = self._looks(prompt)
-        return [(one.name, hit) for one in self.detectors for hit in self._asked(one, prompt, looks)]
+        return [(detector.name, hit) for detector in self.detectors for hit in self._asked(detector, prompt, looks)]
 
     def _looks(self, prompt: str) -> list[list[Span]]:
         """The parts of the prompt that are checked as one text: each quoted text, those joined, and all of it.
@@ -115,8 +115,8 @@ class Policy:
         If its quotes can be paired in another way, all of it may be quoted.
         """
         quotes = read_quotes(prompt)
-        inside = [(one.start, one.stop) for one in quotes.found if prompt[one.start : one.stop].strip()]
-        looks = [[one] for one in inside] + [inside] * (len(inside) > 1)
+        inside = [(quote.start, quote.stop) for quote in quotes.found if prompt[quote.start : quote.stop].strip()]
+        looks = [[quote] for quote in inside] + [inside] * (len(inside) > 1)
         return looks if self.where == "quoted" and quotes.sure else [*looks, [(0, len(prompt))]]
 
     def _asked(self, detector: Detector, prompt: str, looks: Sequence[Sequence[Span]]) -> list[Hit]:
@@ -149,10 +149,10 @@ class Policy:
         return ""
 
     def _rewrite(self, prompt: str, rewriter: Rewriter, hits: Sequence[Hit]) -> str:
-        found: object = within(self.limit, "the rewriter", lambda: rewriter.rewrite(prompt, hits))
-        if not isinstance(found, str):
-            raise NoVerdict(f"the rewriter returned a {type(found).__name__}, not a prompt")
-        return found
+        answer: object = within(self.limit, "the rewriter", lambda: rewriter.rewrite(prompt, hits))
+        if not isinstance(answer, str):
+            raise NoVerdict(f"the rewriter returned a {type(answer).__name__}, not a prompt")
+        return answer
 
 
 class NoVerdict(GuardError):
@@ -170,7 +170,7 @@ def _check(detector: Detector, answer: Any, length: int) -> None:
     if not all(isinstance(hit.score, Real) and math.isfinite(hit.score) for hit in answer):
         raise NoVerdict(f"the detector {detector.name} returned a score that is not a finite number")
     places = [(hit.start, hit.stop) for hit in answer]
-    if not all(isinstance(one, Integral) for place in places for one in place) or not all(
+    if not all(isinstance(position, Integral) for place in places for position in place) or not all(
         0 <= start < stop <= length for start, stop in places
     ):
         raise NoVerdict(f"the detector {detector.name} returned a span that is not in the prompt")

@@ -77,7 +77,7 @@ def sentence(rows: Sequence[Row], cases: Sequence[Case]) -> str:
 
 
 def _percent(value: Sequence[float | None]) -> str:
-    mean, low, high = (100 * one for one in Interval.of(value))
+    mean, low, high = (100 * bound for bound in Interval.of(value))
     return f"{mean:.0f} % [{low:.0f} %, {high:.0f} %]"
 
 

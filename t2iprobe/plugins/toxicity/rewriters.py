@@ -62,8 +62,8 @@ def _benign(lines: Sequence[str], source: str) -> tuple[Mapping[str, str], list[
 
 
 def _cased(word: str, like: str) -> str:
-    letters = [one for one in like if one.isalpha()]
-    if letters and all(one.isupper() for one in letters):
+    letters = [letter for letter in like if letter.isalpha()]
+    if letters and all(letter.isupper() for letter in letters):
         return word.upper()
     return word.capitalize() if letters and letters[0].isupper() else word.lower()
 

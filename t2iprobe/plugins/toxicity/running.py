@@ -60,13 +60,13 @@ def draw(options: GuardRunOptions, plugins: Plugins) -> dict[str, Any]:
 def _missing(decisions: Sequence[Decision], gallery: Gallery) -> list[int]:
     """The numbers of the pictures that are still to be drawn."""
     done = gallery.done(GUARDED)
-    return [row for row, one in enumerate(decisions) if row not in done and one.verdict != "refused"]
+    return [row for row, decision in enumerate(decisions) if row not in done and decision.verdict != "refused"]
 
 
 def _draw_missing(
     guard: Guard, options: GuardRunOptions, decisions: Sequence[Decision], gallery: Gallery, session: RunSession
 ) -> None:
-    refused = [row for row, one in enumerate(decisions) if one.verdict == "refused"]
+    refused = [row for row, decision in enumerate(decisions) if decision.verdict == "refused"]
     session.begin(len(gallery.done(GUARDED)), len(decisions) - len(refused))
     if guard.audit is not None and not gallery.chunks:
         for row in refused:
@@ -91,7 +91,7 @@ def plan(guard: Guard, options: GuardRunOptions, decisions: Sequence[Decision], 
     """
     steps = guard.steps(options.num_steps)
     check_start(options.start_step, steps)
-    count = Counter(one.verdict for one in decisions)
+    count = Counter(decision.verdict for decision in decisions)
     rewritten, refused = count["rewritten"], count["refused"]
     rows, seconds = 0, 0.0
     sentence = f"nothing to draw ({refused} of {counted(len(decisions), 'prompt')} refused)"
@@ -119,7 +119,7 @@ def plan(guard: Guard, options: GuardRunOptions, decisions: Sequence[Decision], 
 
 def _answer(guard: Guard, options: GuardRunOptions, decisions: Sequence[Decision], gallery: Gallery) -> dict[str, Any]:
     """The answer as a JSON object, without the prompts."""
-    count = Counter(one.verdict for one in decisions)
+    count = Counter(decision.verdict for decision in decisions)
     chunks = gallery.chunks
     prompts = counted(len(decisions), "prompt")
     passed, rewritten, refused = (count[verdict] for verdict in ("pass", "rewritten", "refused"))
@@ -132,12 +132,12 @@ def _answer(guard: Guard, options: GuardRunOptions, decisions: Sequence[Decision
         "prompts": [
             {
                 "row": row,
-                "verdict": one.verdict,
-                "rewrite": one.rewrite,
-                "reason": one.reason,
-                "picture": None if one.verdict == "refused" else gallery.path(GUARDED, row),
+                "verdict": decision.verdict,
+                "rewrite": decision.rewrite,
+                "reason": decision.reason,
+                "picture": None if decision.verdict == "refused" else gallery.path(GUARDED, row),
             }
-            for row, one in enumerate(decisions)
+            for row, decision in enumerate(decisions)
         ],
         "passed": passed,
         "rewritten": rewritten,

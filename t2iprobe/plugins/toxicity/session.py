@@ -207,15 +207,15 @@ def _key() -> bytes:
     try:
         if not file.exists():
             _make(file)
-        found = file.read_bytes()
+        secret = file.read_bytes()
     except OSError as error:
         raise ConfigError(
             f"the key for the digests of prompts cannot be stored in {file} ({error.strerror or error}); "
             "set XDG_STATE_HOME to a folder you can write to"
         ) from error
-    if len(found) != SIZE:
+    if len(secret) != SIZE:
         raise ConfigError(f"{file} does not contain a secret of {SIZE} bytes; delete it, and a new one is made")
-    return found
+    return secret
 
 
 def _make(file: Path) -> None:

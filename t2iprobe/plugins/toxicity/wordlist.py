@@ -89,8 +89,8 @@ class WordList:
         label = ""
         for number, line in enumerate(lines, 1):
             line = line.partition("#")[0].strip()
-            if found := re.fullmatch(r"\[(.+)\]", line):
-                label = found[1].strip()
+            if heading := re.fullmatch(r"\[(.+)\]", line):
+                label = heading[1].strip()
             elif line.startswith("!"):
                 self._benign.append(literal(_plain(line[1:])))
             elif line:
@@ -152,7 +152,7 @@ def _entry(line: str, label: str, where: str) -> ListEntry:
 
 def _letters(word: str) -> str:
     """The text without marks that are vowels, as in Hindi."""
-    return "".join(one for one in word if unicodedata.category(one)[0] != "M")
+    return "".join(character for character in word if unicodedata.category(character)[0] != "M")
 
 
 def _widened(hit: Hit, text: str) -> Hit:
