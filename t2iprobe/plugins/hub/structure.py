@@ -25,15 +25,9 @@ def networks(
         dtype: precision that the weights would have.
         without: components to leave out.
     """
-<<<<<<< HEAD
-    found: dict[str, nn.Module | None] = dict.fromkeys(without)
-    for name, (library, kind) in listed(index).items():
-        if name in found or library is None or kind is None:
-=======
     parts: dict[str, nn.Module | None] = dict.fromkeys(without)
-    for name, (library, kind) in _listed(index).items():
-        if name in parts:
->>>>>>> 5c788d4 (Real nouns for what functions return and loop over, in the guard, continual, finetune, shell and loader)
+    for name, (library, kind) in listed(index).items():
+        if name in parts or library is None or kind is None:
             continue
         if library not in LIBRARIES:  # a safety checker, which has no part in what is studied
             parts[name] = None
