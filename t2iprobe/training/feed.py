@@ -109,11 +109,11 @@ class Feed:
         return self._text.get(caption, encode)
 
 
-def _combined(parts: Sequence[Conditioning], combine: Callable[[Sequence[Any]], Tensor]) -> Conditioning:
+def _combined(parts: Sequence[Conditioning], combine: Callable[[list[Tensor]], Tensor]) -> Conditioning:
     """A conditioning each of whose tensors ``combine`` makes from those of the parts."""
-    pooled = None if parts[0].pooled is None else combine([part.pooled for part in parts])
+    pooled = [part.pooled for part in parts if part.pooled is not None]
     extra = {name: combine([part.extra[name] for part in parts]) for name in parts[0].extra}
-    return Conditioning(combine([part.tokens for part in parts]), pooled, extra)
+    return Conditioning(combine([part.tokens for part in parts]), combine(pooled) if pooled else None, extra)
 
 
 def _moved(text: Conditioning, device: torch.device, dtype: torch.dtype | None = None) -> Conditioning:
