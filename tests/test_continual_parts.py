@@ -467,7 +467,7 @@ class TestNames:
             ("continue+exact", "continue and keep can only be used together"),
             ("osf+factor-sum", "osf trains no adapter"),
             ("pissa+factor-sum", "leaves the weights as they are"),
-            ("a+b+c+d", "INITIALIZER"),
+            ("a+b+c+d", r"write a method as START\+MERGE"),
             ("peft:init=pisa+exact", "no start 'pisa'; did you mean pissa"),
             ("peft:init=eva+exact", "the start eva needs inputs of the task's own data"),
             ("peft:init=lora_ga+exact", "the start lora_ga needs gradients"),
