@@ -10,12 +10,16 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from diffusers.utils import is_ftfy_available
 
 from t2iprobe.api.commands import capture
+from t2iprobe.architectures import prx
 from t2iprobe.architectures.lumina import LuminaNext
 from t2iprobe.architectures.plugin import t2iprobe_register_adapters
 from t2iprobe.architectures.probed import ProbedAdapter
+from t2iprobe.architectures.prx import PRX
 from t2iprobe.core.contracts.adapter import layer_table
+from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.hooks import bound, prediction_of
 from t2iprobe.core.interventions import patch
 from t2iprobe.core.model import Model
@@ -26,7 +30,16 @@ from t2iprobe.testing.adapters import ADAPTER_LAWS, EVEN
 
 FAMILIES: list[Any] = [adapter for adapter in t2iprobe_register_adapters() if issubclass(adapter, ProbedAdapter)]
 PROMPTS = ("a sign that says DOG", "a red cat on the sign")
-each_family = pytest.mark.parametrize("family", FAMILIES, ids=[family.name for family in FAMILIES])
+LACKING = {PRX: "ftfy"} if not is_ftfy_available() else {}
+
+
+def cases(families: list[Any]) -> list[Any]:
+    """One for each family, skipped where its pipeline needs a package that is not there."""
+    marks = {family: pytest.mark.skip(f"needs {LACKING.get(family)}") for family in LACKING}
+    return [pytest.param(family, id=family.name, marks=marks.get(family, ())) for family in families]
+
+
+each_family = pytest.mark.parametrize("family", cases(FAMILIES))
 
 
 @functools.cache
@@ -66,6 +79,8 @@ def test_a_saved_folder_is_the_family(
     pipeline = tiny(family)
     kind = type(pipeline)
     monkeypatch.setattr(diffusers, kind.__name__, kind)  # Kolors' is left out where sentencepiece is not installed
+    encoder = type(pipeline.text_encoder)  # PRX's is not among transformers' names, as which diffusers saves it
+    monkeypatch.setattr(f"transformers.{encoder.__name__}", encoder, raising=False)
     with no_bars():
         pipeline.save_pretrained(tmp_path)
     loaded, built = Plugins(installed=False).load(str(tmp_path)), Model(pipeline, family())
@@ -76,7 +91,7 @@ def test_a_saved_folder_is_the_family(
     assert images[0] == images[1]
 
 
-@pytest.mark.parametrize("family", [f for f in FAMILIES if "full_size" in vars(f)], ids=lambda family: family.name)
+@pytest.mark.parametrize("family", cases([family for family in FAMILIES if "full_size" in vars(family)]))
 def test_layers_are_found_in_the_published_network(family: type[ProbedAdapter]) -> None:
     own, rows = layer_table(family(), tiny(family)), layer_table(family(), family.published())
     assert [row.index for row in rows] == list(range(len(rows)))
@@ -169,6 +184,12 @@ def by_hand(model: Model, site: Site) -> Any:
 
 def pixels(run: Any) -> list[bytes]:
     return [image.tobytes() for image in run.images]
+
+
+def test_a_pipeline_that_needs_a_package_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prx, "is_ftfy_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"pip install 't2iprobe\[prx\]'"):
+        PRX().encode_prompts(PRX.tiny(), ["a sign"])
 
 
 def test_a_step_does_not_encode_a_prompt(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,6 +40,7 @@ FAMILIES = {
     "hunyuanimage": ("HunyuanImage",),
     "hidream": ("HiDream",),
     "cosmos2": ("Cosmos2",),
+    "prx": ("PRX",),
 }
 
 
