@@ -73,8 +73,8 @@ def test_example_plugins_work_and_broken_ones_are_named(
         ["plugins", "--check"],
         ["sites", "--arch", "ldm", "--full-size"],
         ["halves", "cost", "--layers", "24"],
-        ["localize", "--arch", "sd3", "--method", "halves", "--metric", "letters", "--limit", "2", "--held-out", "0",
-         "--num-steps", "5", "--out", str(tmp_path / "run")],
+        ["localize", "--arch", "sd3", "--method", "halves", "--metric", "letters", "--limit", "1", "--held-out", "0",
+         "--num-steps", "2", "--out", str(tmp_path / "run")],
     ]  # fmt: skip
     words = json.dumps([[*one, "--format", "json"] for one in commands])
     done = subprocess.run([python, "-c", DRIVER, words], capture_output=True, text=True, check=False, cwd=tmp_path)

@@ -42,12 +42,14 @@ class MetricCase:
         kind: its class.
         better, worse: arguments of ``score``; the first ones have to score nearer to what is asked for.
         settings: arguments of the class.
+        metrics: the plugin's own metrics that an aggregate is computed from, if the plugin may not be installed.
     """
 
     kind: Any
     better: Sequence[Any]
     worse: Sequence[Any]
     settings: Mapping[str, Any]
+    metrics: Sequence[Any] = ()
 
     def score(self, arguments: Sequence[Any]) -> float:
         """The score by a metric that is made for it."""
@@ -83,15 +85,18 @@ def metric_conformance(kind: type, *, better: Sequence[Any] = (), worse: Sequenc
     return METRIC_LAWS.tests(kind.__name__, lambda: (case,))
 
 
-def aggregate_conformance(kind: type, *, better: Sequence[Any], worse: Sequence[Any], **settings: Any) -> type:
+def aggregate_conformance(
+    kind: type, *, better: Sequence[Any], worse: Sequence[Any], metrics: Sequence[type] = (), **settings: Any
+) -> type:
     """A pytest class with one method per law of an aggregate.
 
     Args:
         kind: the aggregate's class.
         better, worse: what was found and what was asked for, two sequences each; the first have to score nearer.
+        metrics: the metrics of its scores (``of``), where these are your own and the plugin may not be installed.
         settings: arguments of the class.
     """
-    case = MetricCase(kind, better, worse, settings)
+    case = MetricCase(kind, better, worse, settings, metrics)
     return AGGREGATE_LAWS.tests(kind.__name__, lambda: (case,))
 
 
@@ -166,10 +171,12 @@ def statistic_is_the_score(case: MetricCase) -> None:
         return
     from t2iprobe.registry.manager import Plugins
 
-    known = Plugins().metrics()
+    known = {**{one.name: one for one in case.metrics}, **Plugins().metrics()}
     unknown = [name for name in case.kind.of if name not in known]
-    require(not unknown, f"of names metrics that no plugin registers: {', '.join(unknown)}")
-    scores = [[known[name]().score(*one) for name in case.kind.of] for one in zip(*case.worse, strict=True)]  # type: ignore[attr-defined]
+    require(
+        not unknown, f"of names metrics that no plugin registers: {', '.join(unknown)}; install it, or give metrics="
+    )
+    scores = [[known[name]().score(*one) for name in case.kind.of] for one in zip(*case.worse, strict=True)]
     means = np.mean(scores, axis=0)
     found = np.asarray(case.kind(**case.settings).statistic(np.stack([means, means])))
     require(

@@ -1,18 +1,10 @@
-"""On simulated models whose answer is known: see :mod:`t2iprobe.simulation`."""
+"""The laws of localizers, commands and plugins hold."""
 
+from t2iprobe_halves.commands import app
 from t2iprobe_halves.method import Halves
 
-from t2iprobe.simulation import Additive, Simulation, simulated
+from t2iprobe.testing import command_conformance, localizer_conformance, plugin_conformance
 
-
-def found(shares):
-    runner = simulated(Simulation(Additive(12, shares), 24, 0), held_out=8)
-    return Halves().find(runner)
-
-
-def test_the_layer_is_found():
-    assert found({6: 1.0}).layers == (6,)
-
-
-def test_nothing_is_named_where_no_layer_does_anything():
-    assert found({}).layers == ()
+TestHalves = localizer_conformance(Halves)
+TestCommand = command_conformance("halves", app)
+TestPlugin = plugin_conformance("t2iprobe_halves")

@@ -1,7 +1,19 @@
-"""What the metric and the aggregate say about words whose answer is known."""
+"""The laws of metrics, aggregates and sections hold; and what is said about words whose answer is known."""
 
 import numpy as np
+from t2iprobe_letters import t2iprobe_report_sections
 from t2iprobe_letters.letters import LetterOdds, Letters
+
+from t2iprobe.testing import aggregate_conformance, metric_conformance, section_conformance
+
+TestLetters = metric_conformance(Letters)
+TestOdds = aggregate_conformance(
+    LetterOdds,
+    better=(["OPEN", "DOG"], ["OPEN", "DOG"]),
+    worse=(["OPN", "XYZ"], ["OPEN", "DOG"]),
+    metrics=[Letters],
+)
+TestSection = section_conformance(t2iprobe_report_sections)
 
 
 def test_letters_are_counted_whatever_their_order_and_case():

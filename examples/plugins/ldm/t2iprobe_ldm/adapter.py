@@ -6,9 +6,9 @@ import torch
 from diffusers import DDIMScheduler, LDMTextToImagePipeline, UNet2DConditionModel
 from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig, LDMBertModel
 
+from t2iprobe import ProbedAdapter
 from t2iprobe.architectures import autoencoders
-from t2iprobe.architectures import tiny_parts as parts
-from t2iprobe.architectures.probed import ProbedAdapter
+from t2iprobe.testing import tiny
 
 
 class LDM(ProbedAdapter):
@@ -23,18 +23,18 @@ class LDM(ProbedAdapter):
     published_facts = MappingProxyType({"vae_scale_factor": 8})
 
     @classmethod
-    @parts.reproducible
+    @tiny.reproducible
     def tiny(cls):
         """64 x 64 pixels, because the pipeline assumes 8 per cell, and 77 tokens, which it assumes too."""
         config = LDMBertConfig(
-            vocab_size=len(parts.VOCABULARY), encoder_layers=2, encoder_ffn_dim=64, encoder_attention_heads=2,
+            vocab_size=len(tiny.VOCABULARY), encoder_layers=2, encoder_ffn_dim=64, encoder_attention_heads=2,
             head_dim=16, d_model=32,
         )  # fmt: skip
         return LDMTextToImagePipeline(
-            vqvae=parts.autoencoder(downsamplings=3, scaling_factor=0.18215),
-            bert=parts.enliven(LDMBertModel(config)),
-            tokenizer=parts.tokenizer(start=True, length=77),
-            unet=parts.unet(
+            vqvae=tiny.autoencoder(downsamplings=3, scaling_factor=0.18215),
+            bert=tiny.enliven(LDMBertModel(config)),
+            tokenizer=tiny.tokenizer(start=True, length=77),
+            unet=tiny.unet(
                 down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
                 up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
                 attention_head_dim=2,

@@ -4,8 +4,8 @@ from collections import Counter
 
 import numpy as np
 
+from t2iprobe import ReportTable, Section
 from t2iprobe.core.normalised_text import plain
-from t2iprobe.report.sections import ReportTable, Section
 
 
 class Letters:
