@@ -98,11 +98,11 @@ def answer_in(path: Path, needs: Mapping[str, type] | None = None) -> dict[str, 
     """
     if not (path / ANSWER).is_file():
         return None
-    found = read_json(path / ANSWER, needs)
-    if not PLACES.keys() <= found.keys():  # what the run has kept of it, before a kill
+    answer = read_json(path / ANSWER, needs)
+    if not PLACES.keys() <= answer.keys():  # what the run has kept of it, before a kill
         return None
-    places = {key: found.get(key) and str(path / name) for key, name in PLACES.items()}
-    return {**found, "run": str(path), **places}
+    places = {key: answer.get(key) and str(path / name) for key, name in PLACES.items()}
+    return {**answer, "run": str(path), **places}
 
 
 def write_page(page: Page, out: Path) -> Path:

@@ -97,7 +97,7 @@ def charted(trials: Sequence[Trial], layers: int) -> list[Trial]:
 
 
 def trial_view(
-    result: StudyResult, trial: Trial, found: Sequence[int], planted: Sequence[int], stated: Mapping[str, Interval]
+    result: StudyResult, trial: Trial, named: Sequence[int], planted: Sequence[int], stated: Mapping[str, Interval]
 ) -> TrialView | None:
     """A row for one trial; ``None`` if no pair is done. An interval that the answer quotes is used for its row, too."""
     scored = result.scored([trial])
@@ -111,14 +111,14 @@ def trial_view(
         source=float(scored.clustered(scored.against)[2].mean()),
         ssim=float(scored.scores["ssim"][2].mean()),
         pairs=pairs,
-        overlap=overlap(trial.layers, found),
+        overlap=overlap(trial.layers, named),
         planted=bool(trial.layers) and set(trial.layers) <= set(planted),
     )
 
 
-def overlap(layers: Sequence[int], found: Sequence[int]) -> Overlap:
+def overlap(layers: Sequence[int], named: Sequence[int]) -> Overlap:
     """How a patch relates to the found layers; a single layer among them counts as found, a set only if it is all."""
-    patch, answer = set(layers), set(found)
+    patch, answer = set(layers), set(named)
     if not patch & answer:
         return "none"
     if patch == answer or len(patch) == 1:
@@ -196,16 +196,17 @@ def _again(arguments: Mapping[str, Any], path: Path) -> str:
 def next_steps(result: StudyResult, plugins: Plugins) -> list[tuple[str, str]]:
     """Follow-up commands for the found layers, among those that are installed, each with what it does."""
     run, (ref, concept), finding = str(result.path), subject(result), result.finding
-    found = finding.layers if finding else ()
+    layers = finding.layers if finding else ()
     carried = _carried(result.manifest.get("arguments", {}))
     steps = [(["study", "status", run], "the study in numbers")]
-    if found and ref:
+    if layers and ref:
         groups, own = plugins.commands(), result.manifest["settings"]["localizer"]["name"]
         model = ["--model", ref]
         inside = [("heads", "which attention heads of the layers"), ("steps", "which denoising steps")]
-        layers = ["--set", f"layers={ranges(found)}", *_options(carried, CARRIED)]
-        for method, what in ((method, what) for method, what in inside if method != own):
-            steps.append((["localize", *model, "--concept", concept, "--method", method, *layers], what))
+        chosen = ["--set", f"layers={ranges(layers)}", *_options(carried, CARRIED)]
+        for method, what in inside:
+            if method != own:
+                steps.append((["localize", *model, "--concept", concept, "--method", method, *chosen], what))
         text = "edit", "guard run"  # commands that are about text only
         for name, more, what in OTHERS:
             group, *_ = words = name.split()

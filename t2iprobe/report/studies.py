@@ -50,8 +50,8 @@ def study_view(
         return RunView(page)
     trials, ways, marked = tested(result, page)
     drawn = study_plot(result, plugins, page, ways, marked) if plot is None else plot(result, plugins)
-    found = (answer or study_answer)(result, plugins)
-    return RunView(page, found, study_sheet(result, trials, marked), drawn, before)
+    content = (answer or study_answer)(result, plugins)
+    return RunView(page, content, study_sheet(result, trials, marked), drawn, before)
 
 
 def facts(result: StudyResult, plugins: Plugins) -> dict[str, Any]:
@@ -111,9 +111,9 @@ def tested(result: StudyResult, page: Page) -> tuple[list[Trial], dict[str, Inte
     marked = {trial.label for trial in page.trials if trial.overlap == "found"}
     for name, rows in finding.tables().items():
         if name not in WHOLE:
-            found = {row["label"]: Interval.of([row[key] for key in Interval._fields]) for row in rows}
-            marked |= {label for label, way in found.items() if way.low > FOUND}
-            ways |= found
+            intervals = {row["label"]: Interval.of([row[key] for key in Interval._fields]) for row in rows}
+            marked |= {label for label, way in intervals.items() if way.low > FOUND}
+            ways |= intervals
     known = {trial.label: trial for trial in result.trials}
     shown = [known[label] for label in ways if label in known][:COLUMNS]
     return shown or [trial for trial in result.trials if trial.sites][:COLUMNS], ways, marked

@@ -100,10 +100,10 @@ def applied(model: Model, edit: KVEdit) -> Iterator[None]:
 def _projection(model: Model, path: str) -> nn.Linear:
     """The linear layer at ``path``, or the one under a LoRA if there is one."""
     try:
-        found = model.denoiser.get_submodule(path)
+        module = model.denoiser.get_submodule(path)
     except AttributeError:
         raise ConfigError(f"the edit is for another model: this one has no module {path}") from None
-    base = getattr(found, "base_layer", found)
+    base = getattr(module, "base_layer", module)
     if not isinstance(base, nn.Linear) or not base.weight.is_floating_point() or base.weight.is_meta:
         raise ConfigError(
             f"closed-form edits replace weights, but those of {path} are quantised or offloaded; load the model without"
@@ -237,7 +237,7 @@ class ClosedForm(Editor):
             text: sum((gatherer.moments(row, text) for row in kept), torch.zeros_like(gatherer.moments(0, text)))
             for text in texts
         }
-        found = []
+        edits = []
         for number, pair in enumerate(task.pairs):
             moments = {text: gatherer.moments(2 * number, text) + also[text] for text in texts}
             weights = {site.module: _projection(model, site.module).weight.detach() for site in sites}
@@ -246,8 +246,8 @@ class ClosedForm(Editor):
                 for site in sites
             }
             facts = {"source": pair.source, "target": pair.target, "seed": str(pair.seed), "model": model.ref}
-            found.append(KVEdit(edited, facts | {"ridge": str(self.ridge)}))
-        return found, run
+            edits.append(KVEdit(edited, facts | {"ridge": str(self.ridge)}))
+        return edits, run
 
     def _listed(self) -> list[str]:
         return read_entries(self.prompts, "prompts") if self.prompts else []

@@ -82,12 +82,12 @@ class EditComparison(Localizer):
 
 def _response(scored: Scored, index: int, trials: Sequence[Trial]) -> Interval | None:
     """How far a trial goes from the source to the target; ``None`` if these do not certainly differ."""
-    found = evidence(scored, trials)
-    return found.interval(index) if found.gap.clear else None
+    effect = evidence(scored, trials)
+    return effect.interval(index) if effect.gap.clear else None
 
 
-def _rounded(found: Interval) -> list[float | None]:
-    return [None if value is None else round(value, 6) for value in found.plain()]
+def _rounded(estimate: Interval) -> list[float | None]:
+    return [None if value is None else round(value, 6) for value in estimate.plain()]
 
 
 def _columns(scores: Mapping[str, Scores], of: Sequence[str], side: str, index: int) -> NDArray[Any] | None:
@@ -136,5 +136,5 @@ def _verdict(gain: Interval) -> str:
 
 def said(values: Sequence[float | None], digits: int, prompts: int) -> str:
     """A mean with its interval, which is left out if there is only one pair of prompts."""
-    found = Interval.of(values)
-    return found.said(digits) if prompts > 1 else f"{found.mean:.{digits}f}"
+    estimate = Interval.of(values)
+    return estimate.said(digits) if prompts > 1 else f"{estimate.mean:.{digits}f}"

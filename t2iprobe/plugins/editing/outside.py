@@ -53,11 +53,8 @@ class Outside:
 
     def box(self, source: Image, target: Image) -> list[Box]:
         """Where the text is, in the source's picture and in the clean target's."""
-        if self.kind == "ocr" and isinstance(self.reader, BoxReader):
-            found = [box for boxes in self.reader.boxes((source, target)) for box in boxes]
-        else:
-            found = []
-        return found or difference(source, target)
+        read = self.reader.boxes((source, target)) if self.kind == "ocr" and isinstance(self.reader, BoxReader) else []
+        return [box for boxes in read for box in boxes] or difference(source, target)
 
     def score(self, images: Sequence[Image], reference: Image, boxes: Sequence[Box]) -> dict[str, list[float]]:
         """Every score of some pictures, as a list over the pictures."""

@@ -43,9 +43,9 @@ def read(path: Path, size: tuple[int, int]) -> Image.Image:
             f"magick {path.name} -background white -flatten -colorspace sRGB PNG24:rgb.png"
         )
     if image.size != size:
-        found, wanted = ("×".join(map(str, sides)) for sides in (image.size, size))
+        actual, wanted = ("×".join(map(str, sides)) for sides in (image.size, size))
         raise ConfigError(
-            f"--image {path} has {found} pixels, the model draws {wanted}; crop and resize it, or draw at its size "
+            f"--image {path} has {actual} pixels, the model draws {wanted}; crop and resize it, or draw at its size "
             "with --resolution"
         )
     return image

@@ -180,13 +180,13 @@ class EditSweep:
         if reference is None or TARGET not in images:
             raise ConfigError(f"pair {ask.pair}: scoring needs the unedited picture and the clean target's")
         boxes = self.outside.box(reference, images[TARGET])
-        found: dict[str, dict[str, float]] = {}
+        scores: dict[str, dict[str, float]] = {}
         for label, image in images.items():
             own = images.get(f"source of {label}", reference)
             columns = self.scorer.score(self.pairs[ask.pair], [image], own)
             columns |= self.outside.score([image], own, boxes)
-            found[label] = {name: values[0] for name, values in columns.items()} | {SECONDS: seconds[label]}
-        return found
+            scores[label] = {name: values[0] for name, values in columns.items()} | {SECONDS: seconds[label]}
+        return scores
 
 
 def _labels(chunk: Sequence[TrialBatch]) -> list[str]:

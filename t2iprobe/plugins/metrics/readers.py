@@ -139,9 +139,9 @@ class RapidOCRReader:
         """The text in each image, in :func:`reading_order`."""
         texts = []
         for image in map(enlarged, images):
-            found = self._run(image, read=True)
-            order = reading_order(_boxes(found.boxes, image, image)) if found.txts else []
-            texts.append(" ".join(found.txts[number] for number in order))
+            output = self._run(image, read=True)
+            order = reading_order(_boxes(output.boxes, image, image)) if output.txts else []
+            texts.append(" ".join(output.txts[number] for number in order))
         return texts
 
     def _run(self, image: Image.Image, read: bool) -> Any:
@@ -150,12 +150,12 @@ class RapidOCRReader:
 
     def boxes(self, images: Sequence[Image.Image]) -> list[list[Box]]:
         """Where text is, including illegible text: it is detected, not read."""
-        found = []
+        every = []
         for image in images:
             large = enlarged(image)
             corners = self._run(large, read=False).boxes
-            found.append([] if corners is None else _boxes(corners, image, large))
-        return found
+            every.append([] if corners is None else _boxes(corners, image, large))
+        return every
 
 
 @cache
@@ -238,8 +238,8 @@ class EasyOCRReader:
 
     def boxes(self, images: Sequence[Image.Image]) -> list[list[Box]]:
         """Where text was read."""
-        found = []
+        every = []
         for image in images:
             large = enlarged(image)
-            found.append(_boxes([corners for corners, *_ in self._engine.readtext(np.asarray(large))], image, large))
-        return found
+            every.append(_boxes([corners for corners, *_ in self._engine.readtext(np.asarray(large))], image, large))
+        return every

@@ -116,15 +116,15 @@ def bench(
 
 def graded(question: BenchQuestion, method: str, finding: Finding, cost: Cost, seconds: float) -> GradedAnswer:
     """Compare an answer with the ground truth."""
-    found, planted = set(finding.layers), set(question.route.layers)
+    named, planted = set(finding.layers), set(question.route.layers)
     return GradedAnswer(
         model=question.model.ref,
         concept=question.concept,
         method=method,
-        found=tuple(sorted(found)),
+        found=tuple(sorted(named)),
         planted=tuple(sorted(planted)),
-        recall=len(found & planted) / len(planted),
-        precision=len(found & planted) / len(found) if found else 1.0,
+        recall=len(named & planted) / len(planted),
+        precision=len(named & planted) / len(named) if named else 1.0,
         auroc=auroc(finding.ranking, planted),
         denoiser_rows=cost.rows,
         denoiser_calls=cost.calls,

@@ -80,8 +80,8 @@ def with_any_letters(signs: list[Sign], places: Tensor, chance: torch.Generator 
         return signs
     drawn = torch.randint(len(LETTERS), (len(signs), WORD_LENGTH), generator=chance).tolist()
     words = ["".join(LETTERS[index] for index in row) for row in drawn]
-    found = zip(signs, words, places.repeat_interleave(2, 0).tolist(), strict=True)
-    return [swapped(sign, replace(sign, word=word), where, False) for sign, word, where in found]
+    rows = zip(signs, words, places.repeat_interleave(2, 0).tolist(), strict=True)
+    return [swapped(sign, replace(sign, word=word), where, False) for sign, word, where in rows]
 
 
 def prompts_of(signs: Sequence[Sign], rng: np.random.Generator, drop: float) -> list[str]:

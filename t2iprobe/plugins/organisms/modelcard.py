@@ -106,15 +106,15 @@ def _measured(measured: Mapping[str, Any] | None) -> str:
         f"{measured['words']} pairs of held-out words, one layer patched at a time from the partner's run, read by OCR:"
     )
     columns = ["", "right unpatched (95 % interval)", "partner's after the planted patch", "changed elsewhere, at most"]
-    rows = [columns, ["---"] * 4, *(_cells(content, found) for content, found in measured["findings"].items())]
+    rows = [columns, ["---"] * 4, *(_cells(content, verdict) for content, verdict in measured["findings"].items())]
     verdict = "holds" if measured["passed"] else f"does not hold: {'; '.join(measured['reasons'])}"
     return "\n".join([head, "", *(f"| {' | '.join(row)} |" for row in rows), "", f"The plant {verdict}."])
 
 
-def _cells(content: str, found: Mapping[str, Any]) -> list[str]:
-    mean, low, high = (_percent(found["clean"][bound]) for bound in ("mean", "low", "high"))
-    transfer = f"{_percent(found['transfer'])} at {found['answer']}"
-    elsewhere = f"{_percent(found['elsewhere'])} at {found['worst']}" if found["elsewhere"] else "none"
+def _cells(content: str, verdict: Mapping[str, Any]) -> list[str]:
+    mean, low, high = (_percent(verdict["clean"][bound]) for bound in ("mean", "low", "high"))
+    transfer = f"{_percent(verdict['transfer'])} at {verdict['answer']}"
+    elsewhere = f"{_percent(verdict['elsewhere'])} at {verdict['worst']}" if verdict["elsewhere"] else "none"
     return [content, f"{mean} ({low} to {high})", transfer, elsewhere]
 
 

@@ -59,10 +59,10 @@ class Route:
         Raises:
             ConfigError: the text is not a route.
         """
-        if found := re.fullmatch(r"(\d+)\.h(\d+)", text):
-            return cls(text, "head", (int(found[1]),), head=int(found[2]))
-        if found := re.fullmatch(r"(\d+)/(\d+)@(0?\.\d+)", text):
-            return cls(text, "time", (int(found[1]), int(found[2])), level=float(found[3]))
+        if match := re.fullmatch(r"(\d+)\.h(\d+)", text):
+            return cls(text, "head", (int(match[1]),), head=int(match[2]))
+        if match := re.fullmatch(r"(\d+)/(\d+)@(0?\.\d+)", text):
+            return cls(text, "time", (int(match[1]), int(match[2])), level=float(match[3]))
         kinds: tuple[tuple[str, Kind], ...] = (("|", "redundant"), ("+", "split"))
         for mark, kind in kinds:
             if mark in text and all(part.isdecimal() for part in text.split(mark)):
