@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
 from t2iprobe.cli.console import say
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.legibility import check_words
@@ -16,7 +18,8 @@ from t2iprobe.core.textfile import read_entries
 from t2iprobe.plugins.inversion import edit, interpolate, plots, session, views
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.options import FollowOptions, InterpolateOptions, InvertEditOptions
-from t2iprobe.plugins.inversion.resample import WordJudge, check_model
+from t2iprobe.plugins.inversion.resample import Reading, check_model
+from t2iprobe.sampling import Pixels
 
 if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
@@ -37,9 +40,9 @@ def interpolated(options: InterpolateOptions, plugins: Plugins, model: Model | N
     aggregates = [choice("aggregate", name, kinds)() for name in options.aggregate]
     count = interpolate.pictures(options, run.prompts, arms)  # refuses what is impossible before the model is loaded
     model = model or model_of(run, options, plugins)
-    judge = judge_of(options, run.prompts, model, plugins)
+    read = reading_of(options, run.prompts, model, plugins)
     with session.sampling(run, model, options, count) as sampler:
-        numbers, drawn = interpolate.interpolate(sampler, options, arms, metrics, judge, aggregates)
+        numbers, drawn = interpolate.interpolate(sampler, options, arms, metrics, read, aggregates)
     return views.added(run.path, "interpolation", numbers, drawn | {"interpolate": plots.interpolation_plot(numbers)})
 
 
@@ -64,9 +67,9 @@ def edited(options: InvertEditOptions, plugins: Plugins, model: Model | None = N
     targets = _new_prompts(options, count) or (edit.deranged(run.prompts, count) if options.swap else None)
     model = model or model_of(run, options, plugins)
     targets = targets or targets_of(run.prompts[:count], options.prompt_set, model, plugins)
-    judge = judge_of(options, targets, model, plugins)
+    read = reading_of(options, targets, model, plugins)
     with session.sampling(run, model, options, edit.pictures(options, count, arms)) as sampler:
-        numbers, drawn = edit.edit(sampler, options, arms, targets, metrics, judge)
+        numbers, drawn = edit.edit(sampler, options, arms, targets, metrics, read)
     return views.added(run.path, "edit", numbers, drawn | {"edit": plots.edit_plot(numbers)})
 
 
@@ -89,7 +92,7 @@ def sampled_run(path: Path) -> Inverted:
     """A finished run, with a warning if its pictures were given, so that their true noise is not known."""
     run = Inverted(path)
     if not run.sampled:
-        say("the true noise of given pictures is not known; the rows of true noise are for other noise", "warning")
+        say("the true noise of given pictures is not known; rows called true noise have fresh noise", "warning")
     return run
 
 
@@ -109,8 +112,8 @@ def model_of(run: Inverted, options: FollowOptions, plugins: Plugins) -> Model:
     return model
 
 
-def judge_of(options: FollowOptions, prompts: Sequence[str], model: Model, plugins: Plugins) -> WordJudge | None:
-    """A judge that reads in each picture the word that its prompt asks for, if the options ask for reading.
+def reading_of(options: FollowOptions, prompts: Sequence[str], model: Model, plugins: Plugins) -> Reading | None:
+    """What reads in each picture the word that its prompt asks for, if the options say so.
 
     Raises:
         ConfigError: the prompt set does not have a prompt.
@@ -123,7 +126,13 @@ def judge_of(options: FollowOptions, prompts: Sequence[str], model: Model, plugi
     engine = plugins.reader(options.reader)
     check_words(engine, [words[prompt] for prompt in prompts], plugins.readers())
     metrics: dict[str, Any] = dict(plugins.metrics())
-    return WordJudge(engine, metrics["ocr_f1"](), words)
+    metric = metrics["ocr_f1"]()
+
+    def read(pictures: Pixels, prompts: Sequence[str]) -> list[float]:
+        texts = engine.read(list(map(Image.fromarray, pictures)))
+        return [metric.score(text, words[prompt]) for text, prompt in zip(texts, prompts, strict=True)]
+
+    return read
 
 
 def targets_of(prompts: Sequence[str], prompt_set: str | None, model: Model, plugins: Plugins) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from t2iprobe.plugins.inversion.analysis.intervals import Between, over
 from t2iprobe.plugins.inversion.analyze import OTHER, TRUE, other_noise
 from t2iprobe.plugins.inversion.ledits import edited
 from t2iprobe.plugins.inversion.options import InvertEditOptions
-from t2iprobe.plugins.inversion.resample import LevelSampler, WordJudge, more_diverse, pairwise, similar
+from t2iprobe.plugins.inversion.resample import LevelSampler, Reading, more_diverse, pairwise, similar
 from t2iprobe.plugins.inversion.trajectory_store import Array
 from t2iprobe.report.figures import grid, wrapped
 from t2iprobe.sampling import Pixels
@@ -47,7 +47,7 @@ def edit(
     arms: Sequence[str],
     targets: Sequence[str],
     metrics: Sequence[Any],
-    judge: WordJudge | None = None,
+    read: Reading | None = None,
 ) -> tuple[dict[str, Any], dict[str, Image.Image]]:
     """Numbers by starting point: each method's latents, true noise, and noise that has nothing to do with the pictures.
 
@@ -57,7 +57,7 @@ def edit(
         arms: methods whose latents are edited.
         targets: the new prompts, one for each row that is edited.
         metrics: metrics that compare two pictures, or a picture with its (new) prompt.
-        judge: reads the words in the pictures.
+        read: reads the words in the pictures.
     """
     run, count = sampler.run, len(targets)
     own, prompts = run.pictures("source")[:count], run.prompts[:count]
@@ -65,7 +65,7 @@ def edit(
     made = {what: sampler.pictures(states[:count], targets) for what, states in starts.items()}
     if options.ledits:
         made[LEDITS] = edited(sampler.model, own, prompts, targets, run.steps, options.seed)
-    scored = {what: _scored(pixels, own, targets, metrics, judge) for what, pixels in made.items()}
+    scored = {what: _scored(pixels, own, targets, metrics, read) for what, pixels in made.items()}
     comparing = [metric for metric in metrics if metric.needs != "prompt"]
     rows = []
     for what, pixels in made.items():
@@ -92,7 +92,7 @@ def edit(
 
 
 def _scored(
-    pixels: Pixels, own: Pixels, targets: Sequence[str], metrics: Sequence[Any], judge: WordJudge | None
+    pixels: Pixels, own: Pixels, targets: Sequence[str], metrics: Sequence[Any], read: Reading | None
 ) -> dict[str, Array]:
     """Every score, (row,), by name: against the picture before the edit, and against the new prompt."""
     scores: dict[str, list[float]] = {}
@@ -100,8 +100,8 @@ def _scored(
     for metric in sorted(metrics, key=lambda metric: metric.needs == "prompt"):
         suffix, references = ("target", targets) if metric.needs == "prompt" else ("source", originals)
         scores[f"{metric.name}_to_{suffix}"] = list(map(metric.score, images, references))
-    if judge is not None:
-        scores["read"] = judge.scores(pixels, targets)
+    if read is not None:
+        scores["read"] = read(pixels, targets)
     return {name: np.array(values) for name, values in scores.items()}
 
 

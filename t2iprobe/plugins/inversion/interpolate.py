@@ -16,7 +16,7 @@ from t2iprobe.plugins.inversion.analysis import geometry
 from t2iprobe.plugins.inversion.analysis.intervals import over
 from t2iprobe.plugins.inversion.analyze import TRUE
 from t2iprobe.plugins.inversion.options import InterpolateOptions
-from t2iprobe.plugins.inversion.resample import LevelSampler, WordJudge, more_diverse, pairwise, similar
+from t2iprobe.plugins.inversion.resample import LevelSampler, Reading, more_diverse, pairwise, similar
 from t2iprobe.plugins.inversion.trajectory_store import Array
 from t2iprobe.report.figures import grid, wrapped
 from t2iprobe.sampling import Pixels
@@ -68,7 +68,7 @@ def interpolate(
     options: InterpolateOptions,
     arms: Sequence[str],
     metrics: Sequence[Any],
-    judge: WordJudge | None = None,
+    read: Reading | None = None,
     aggregates: Sequence[Aggregate] = (),
 ) -> tuple[dict[str, Any], dict[str, Image.Image]]:
     """Numbers for each point of the path, and sheets of pictures.
@@ -78,7 +78,7 @@ def interpolate(
         options: how to interpolate.
         arms: methods whose latents are used.
         metrics: metrics that compare two pictures.
-        judge: reads the words in the pictures.
+        read: reads the words in the pictures.
         aggregates: metrics that compare two sets of pictures.
     """
     run, shares = sampler.run, np.linspace(0, 1, options.points).tolist()
@@ -109,14 +109,14 @@ def interpolate(
             for end, others in (("noise", noise), ("morph", morph.round().astype(np.uint8))):
                 scores = similar(pixels, others, metrics)
                 row |= {f"{name}_to_{end}": float(np.mean(values)) for name, values in scores.items()}
-            read = None if judge is None else np.array(judge.scores(pixels, prompts))
-            if read is not None:
-                row["read"] = float(read.mean())
+            legible = None if read is None else np.array(read(pixels, prompts))
+            if legible is not None:
+                row["read"] = float(legible.mean())
             if what != TRUE:
                 row["diversity_beside_noise"] = more_diverse(pixels, noise, prompts)
                 row["frechet_beside_noise"] = frechet.beside(pixels, noise, prompts)
-                if judge is not None and read is not None:
-                    row["read_beside_noise"] = over(read - judge.scores(noise, prompts), prompts)
+                if read is not None and legible is not None:
+                    row["read_beside_noise"] = over(legible - read(noise, prompts), prompts)
             row |= {metric.name: metric.score(list(map(Image.fromarray, pixels)), images) for metric in aggregates}
             rows.append(row)
     numbers = {

@@ -181,7 +181,7 @@ def assignment_plot(numbers: Numbers) -> Image.Image:
         axes.axhline(part["chance"], color=INK, linestyle="--", lw=1, label="chance")
         axes.set_xticks(range(len(rows)), [row["measure"] for row in rows])
         axes.set_ylim(0, 1.05)
-        dress(axes, f"{short(first)} –\n{short(second)}", "", "share right")
+        dress(axes, f"{short(first)} –\n{short(second)}", "", "accuracy")
     return drawn(figure, panels[0])
 
 
@@ -204,10 +204,10 @@ def figures(numbers: Numbers) -> dict[str, Image.Image]:
 ALONG = {
     "frechet": "Fréchet distance to the run's pictures\n(principal components of pixels)",
     "ssim_to_noise": "SSIM to the picture\nbetween true noises",
-    "ssim_to_morph": "SSIM to the same\nbetween pixels",
+    "ssim_to_morph": "SSIM to the\npixel-wise mix",
     "diversity": "Diversity over pairs\n(mean |difference|)",
     "contrast": "Contrast of a picture",
-    "read": "Text read right (F1)",
+    "read": "Text read correctly (F1)",
     "fid": "FID",
     "kid": "KID",
 }
@@ -229,9 +229,9 @@ def interpolation_plot(numbers: Numbers) -> Image.Image:
 def edit_plot(numbers: Numbers) -> Image.Image:
     """What edits keep of the picture, whether they show the new prompt, and how much variations differ."""
     titles = {
-        "ssim_to_source": "SSIM to the picture before",
+        "ssim_to_source": "SSIM to the source picture",
         "ssim_to_noise": "SSIM to the edit from true noise",
-        "read": "New text read right (F1)",
+        "read": "New text read correctly (F1)",
         "variations": f"Variations of one picture\n(a = {numbers['mix']:g})",
     }
     rows = numbers["rows"]
@@ -306,7 +306,7 @@ PANELS: Mapping[str, tuple[str, ...]] = {
     "P1: pictures against the last checkpoint's": ("p1", "cka", "svcca", "knn", "ssim", "embedding"),
     "P2: angles of noise, image, latent": ("p2", *ANGLES),
     "P2: distances": ("p2", *SIDES),
-    "P2: noise and image find each other": (
+    "P2: assignment of noise and image": (
         "p2", "noise_to_image_l2", "image_to_noise_l2", "noise_to_image_pearson", "image_to_noise_pearson",
     ),
     "P3: angles, the last's pictures": ("p3", *ANGLES),

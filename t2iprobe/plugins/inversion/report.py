@@ -235,11 +235,11 @@ def _plain(numbers: Numbers, drawn: Drawn) -> Section:
 
 
 def _assignment(numbers: Numbers, drawn: Drawn) -> Section:
-    """How often noise and image find each other."""
+    """How often noise and image are nearest to each other."""
     part = numbers["assignment"]
     text = (
         "Share of rows whose nearest partner is their own. By L2, images of low contrast are near every noise: hubs. "
-        "Chosen is the share of second ones that are the nearest of any first one. "
+        "Chosen is the share of second ones that are the nearest to some first one. "
         f"Chance is {part['chance']:.4f}; if the two have nothing in common, all of these numbers stay at or below "
         f"{part['most_by_chance']:.3f} in 95 % of such tables. A guess that knows only a picture's prompt is right for "
         f"{part['chance_by_prompt']:.3f}."
@@ -248,7 +248,7 @@ def _assignment(numbers: Numbers, drawn: Drawn) -> Section:
         "from": "first", "to": "second", "measure": "by", "to_second": "first finds second",
         "to_first": "second finds first", "hungarian": "one to one", "top_hub": "top hub", "chosen": "chosen",
     }  # fmt: skip
-    captions = [("Noise and image find each other", "assignment")]
+    captions = [("Assignment of noise and image", "assignment")]
     return Section("Assignment", text, _table(part["rows"], columns), figures=_figures(drawn, captions))
 
 

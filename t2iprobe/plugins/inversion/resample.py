@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,9 @@ from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.run import OnRows, in_parts
 from t2iprobe.plugins.inversion.trajectory_store import Array
 from t2iprobe.sampling import Pixels, decoded, model_denoiser, used_schedule
+
+#: how well each picture shows the word that its prompt asks for
+Reading = Callable[[Pixels, Sequence[str]], list[float]]
 
 
 @dataclass
@@ -73,26 +76,6 @@ def check_model(model: Model, run: Inverted) -> None:
             f"{run.path} was made with other weights ({run.manifest.get('model') or 'unknown'}) than those of "
             f"{model.ref or 'this model'}; name its model with --model"
         )
-
-
-@dataclass
-class WordJudge:
-    """Reads words in pictures, where the prompts ask for any.
-
-    Args:
-        reader: OCR engine.
-        metric: text metric.
-        words: the word of each prompt, by prompt.
-    """
-
-    reader: Any
-    metric: Any
-    words: Mapping[str, str]
-
-    def scores(self, pictures: Pixels, prompts: Sequence[str]) -> list[float]:
-        """How well each picture shows the word of its prompt."""
-        texts = self.reader.read([Image.fromarray(picture) for picture in pictures])
-        return [self.metric.score(text, self.words[prompt]) for text, prompt in zip(texts, prompts, strict=True)]
 
 
 def gaps(pictures: Pixels) -> NDArray[np.float64]:

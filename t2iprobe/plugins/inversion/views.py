@@ -31,8 +31,7 @@ Numbers = Mapping[str, Any]
 Drawn = Mapping[str, Image]
 FIGURES = "figures"  # the folder of the plots
 WITHIN = "ablation"  # the folder of an ablation within the run of a whole study
-#: the main figure and the sheet of a comparison of several runs, by what it compared
-MAIN = {"ablation": ("k", "methods"), "training": ("training",)}
+MAIN = ("k", "methods", "training")  # the main figure of a comparison of several runs: the first that there is
 SHEET_OF_TRAINING = "training-pictures"
 #: scores in the plot, with the headings of their panels
 PANELS = {
@@ -126,7 +125,7 @@ def _comparison_view(path: Path) -> RunView:
     """What a folder with several runs shows: their comparison."""
     manifest, drawn, parts = runfolder.read_manifest(path), _drawn(path), _parts(path)
     name, numbers = next(iter(parts.items()))
-    plot = next((drawn[title] for title in MAIN[name] if title in drawn), None)
+    plot = next((drawn[title] for title in MAIN if title in drawn), None)
     if (sheet := drawn.get(SHEET_OF_TRAINING)) is None:
         sheet = rebuilt([Inverted(manifest.parent) for manifest in sorted(path.glob(f"*/{runfolder.MANIFEST}"))])
     page = page_of(manifest, name, numbers["sentence"], list(_sections(parts, drawn)), manifest.get("command", ""))

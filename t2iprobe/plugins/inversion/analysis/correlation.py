@@ -105,10 +105,3 @@ def noise_range(count: int, size: int, patches: int, top: int = 20) -> tuple[flo
     means = [top_correlations(rng.standard_normal((count, size)), top).mean() for _ in range(draws)]
     half = 1.96 * float(np.std(means, ddof=1)) * (1 / patches + 1 / draws) ** 0.5
     return float(np.mean(means)) - half, float(np.mean(means)) + half
-
-
-def simulated_floor(count: int, size: int, top: int = 20, draws: int = 1, seed: int = 0) -> Correlation:
-    """:func:`floor`, estimated by drawing independent normal numbers; the spread is over draws and ranks."""
-    rng = np.random.default_rng(seed)
-    largest = [top_correlations(rng.standard_normal((count, size)), top) for _ in range(draws)]
-    return Correlation(float(np.mean(largest)), float(np.std(largest)))
