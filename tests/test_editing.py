@@ -494,7 +494,8 @@ def test_one_box_for_every_method_and_only_the_rest_counts() -> None:
     beyond = picture(255, hook=(slice(20, 24), slice(20, 30)))
     boxes = compare.box(white, grey)
     assert boxes == [(0, 0, 8, 8)]
-    scores = compare.score([white, inside, beyond], white, boxes)
+    every = [compare.score(image, white, boxes) for image in (white, inside, beyond)]
+    scores = {name: [scores[name] for scores in every] for name in every[0]}
     assert scores["mse_textless"] == [0.0, 0.0, pytest.approx(255**2 * 40 / 32**2)]
     assert scores["ssim_textless"][:2] == [1.0, 1.0] and scores["ssim_textless"][2] < 0.99
     assert scores["text_area"] == [64 / 1024] * 3

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import numpy as np
 from PIL.Image import Image
@@ -56,29 +57,11 @@ class Outside:
         read = self.reader.boxes((source, target)) if self.kind == "ocr" and isinstance(self.reader, BoxReader) else []
         return [box for boxes in read for box in boxes] or difference(source, target)
 
-    def score(self, images: Sequence[Image], reference: Image, boxes: Sequence[Box]) -> dict[str, list[float]]:
-        """Every score of some pictures, as a list over the pictures."""
-        fixed = Fixed(boxes)
-        metrics = {name: self.metrics[name](fixed) for name in METRICS}
-        scores = {name: [float(metric.score(image, reference)) for image in images] for name, metric in metrics.items()}
-        return scores | {AREA: [area(boxes, reference.size)] * len(images)}
-
-
-class Fixed:
-    """A reader that returns given boxes."""
-
-    name: ClassVar[str] = "fixed"
-
-    def __init__(self, boxes: Sequence[Box]) -> None:
-        self._boxes = list(boxes)
-
-    def read(self, images: Sequence[Image]) -> list[str]:
-        """Empty texts, since only the boxes are known."""
-        return [""] * len(images)
-
-    def boxes(self, images: Sequence[Image]) -> list[list[Box]]:
-        """The given boxes, the same for every picture."""
-        return [list(self._boxes) for _ in images]
+    def score(self, image: Image, reference: Image, boxes: Sequence[Box]) -> dict[str, float]:
+        """Every score of a picture."""
+        reader = SimpleNamespace(boxes=lambda images: [list(boxes) for _ in images])  # the same for every picture
+        scores = {name: float(self.metrics[name](reader).score(image, reference)) for name in METRICS}
+        return scores | {AREA: area(boxes, reference.size)}
 
 
 def difference(one: Image, other: Image) -> list[Box]:

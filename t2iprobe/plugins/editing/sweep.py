@@ -184,8 +184,8 @@ class EditSweep:
         for label, image in images.items():
             own = images.get(f"source of {label}", reference)
             columns = self.scorer.score(self.pairs[ask.pair], [image], own)
-            columns |= self.outside.score([image], own, boxes)
-            scores[label] = {name: values[0] for name, values in columns.items()} | {SECONDS: seconds[label]}
+            read = {name: values[0] for name, values in columns.items()}
+            scores[label] = read | self.outside.score(image, own, boxes) | {SECONDS: seconds[label]}
         return scores
 
 
