@@ -42,7 +42,7 @@ class DDIM(Stepwise):
             self.inexact = "this convention treats a state as one level noisier than it is"
 
     def back(self, run: InversionRun, step: int, x: Tensor, output: Tensor) -> Tensor:
-        """By the source convention: from the level of one timestep to that of the next, and at last to alpha = 0."""
+        """One step; by the source convention from one timestep's level to that of the next, and last to alpha = 0."""
         if self.convention == "target":
             return super().back(run, step, x, output)
         levels = run.schedule.levels

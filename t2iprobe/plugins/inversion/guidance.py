@@ -24,13 +24,13 @@ class NegativePrompt(Stepwise):
     summary = "DDIM or Euler without guidance; sampling with the source prompt as negative prompt"
 
     def inversion(self, run: InversionRun, clean: Tensor) -> None:
-        """Without guidance, with the source prompt."""
+        """Inversion without guidance, with the source prompt."""
         guided = self._guided(run)
         run.denoiser = guided.source or guided.cond
         super().inversion(run, clean)
 
     def sampling(self, run: InversionRun, noise: Tensor) -> None:
-        """With the source prompt in place of the empty one."""
+        """Sampling with the source prompt in place of the empty one."""
         guided = self._guided(run)
         run.denoiser = replace(guided, uncond=guided.source or guided.cond)
         super().sampling(run, noise)
@@ -66,7 +66,7 @@ class NullText(NegativePrompt):
         self.iterations, self.rate, self.tolerance = iterations, rate, tolerance
 
     def sampling(self, run: InversionRun, noise: Tensor) -> None:
-        """With an embedding that is optimised at each step; plain sampling if there is no trajectory to follow."""
+        """Sampling with an embedding that is optimised at each step, or plain if there is no trajectory to follow."""
         pivots, guided = run.inputs.sampled, run.denoiser
         if pivots is None or not isinstance(guided, Guided) or guided.with_null is None or guided.scale == 1:
             Stepwise.sampling(self, run, noise)

@@ -39,7 +39,7 @@ def masked(mask: NDArray[np.bool_]) -> Image.Image:
 
 
 def rebuilt(runs: Sequence[Inverted], count: int = 6, most: int = 15) -> Image.Image:
-    """For some rows of several runs: the image, and what each method's latent looks like and is sampled to.
+    """For some rows of several runs: the image, each method's latent, and the picture sampled from it.
 
     Args:
         runs: the runs, with the same prompts.

@@ -68,16 +68,15 @@ def analysis(numbers: Numbers, drawn: Drawn) -> Iterator[Section]:
         numbers: the analysis.
         drawn: its plots and picture sheets, by name.
     """
-    sheets = [(f"{method}: noise to image and back", f"pictures-{i}") for i, method in enumerate(numbers["methods"])]
-    if pictures := _figures(drawn, sheets[:SHEETS]):
+    sheets = {f"pictures-{i}": f"{method}: noise to image and back" for i, method in enumerate(numbers["methods"])}
+    if pictures := _figures(drawn, sheets)[:SHEETS]:
         yield Section("Pictures", _mask_text(numbers), figures=pictures)
     yield _reconstruction(numbers)
     yield _correlation(numbers, drawn)
     yield _triangle(numbers, drawn)
     yield _plain(numbers, drawn)
     yield _assignment(numbers, drawn)
-    locations = [(method, f"location-{i}") for i, method in enumerate(numbers.get("location", {}))]
-    if maps := _figures(drawn, locations):
+    if maps := _figures(drawn, {f"location-{i}": method for i, method in enumerate(numbers.get("location", {}))}):
         text = (
             "Mean distance of each state of a trajectory to points between noise and latent; the white line is the "
             "nearest point."
@@ -98,9 +97,30 @@ def _cell(value: Any, digits: int = 3) -> Cell:
     return cell
 
 
-def _figures(drawn: Drawn, names: Sequence[tuple[str, str]]) -> list[tuple[str, Image]]:
-    """Captions and drawings, given captions and names; those that were not drawn are left out."""
-    return [(caption, drawn[name]) for caption, name in names if name in drawn]
+#: captions of plots and picture sheets, by name
+CAPTIONS = {
+    "correlation": "Correlation across images, autocorrelation within one, spectrum",
+    "normality": "Quantiles and moments",
+    "geometry": "Noise, image and latent",
+    "plain": "Plain areas",
+    "steps": "Where the inversion goes wrong",
+    "assignment": "Assignment of noise and image",
+    "interpolate": "Along the path",
+    "edit": "What edits keep and change",
+    "k": "By the share of steps that are replaced",
+    "methods": "By method",
+    "training": "Curves",
+    **dict.fromkeys(("interpolate-pictures", "edit-pictures", "training-pictures"), "Pictures"),
+}
+
+
+def _section(title: str, text: str, table: ReportTable, drawn: Drawn, *names: str) -> Section:
+    """A section with those of the named drawings that there are."""
+    return Section(title, text, table, figures=_figures(drawn, {name: CAPTIONS[name] for name in names}))
+
+
+def _figures(drawn: Drawn, captions: Mapping[str, str]) -> list[tuple[str, Image]]:
+    return [(caption, drawn[name]) for name, caption in captions.items() if name in drawn]
 
 
 def _mask_text(numbers: Numbers) -> str:
@@ -187,11 +207,8 @@ def _correlation(numbers: Numbers, drawn: Drawn) -> Section:
     for row in across["rows"]:
         what, values = row["what"], {"correlation": row["mean"], "excess": row["excess"], "within": within[row["what"]]}
         rows.append({**normal.get(what, blank), "what": what, **values})
-    captions = [
-        ("Correlation across images, autocorrelation within one, spectrum", "correlation"),
-        ("Quantiles and moments", "normality"),
-    ]
-    return Section("Correlation and normality", text, _table(rows, columns, 4), figures=_figures(drawn, captions))
+    table = _table(rows, columns, 4)
+    return _section("Correlation and normality", text, table, drawn, "correlation", "normality")
 
 
 def _noise(bounds: Sequence[float], digits: int) -> str:
@@ -211,8 +228,7 @@ def _triangle(numbers: Numbers, drawn: Drawn) -> Section:
         [row["what"], *row["angles"], "° ".join(map(str, row["most_probable"] or ["–"])), *row["lengths"]]
         for row in part["rows"]
     ]
-    captions = [("Noise, image and latent", "geometry")]
-    return Section("Triangle", text, ReportTable(columns, rows, 1), figures=_figures(drawn, captions))
+    return _section("Triangle", text, ReportTable(columns, rows, 1), drawn, "geometry")
 
 
 def _plain(numbers: Numbers, drawn: Drawn) -> Section:
@@ -230,8 +246,7 @@ def _plain(numbers: Numbers, drawn: Drawn) -> Section:
         "std_rest": "std, elsewhere", "spread_difference": "difference", "local_plain": "local variance, plain",
         "local_rest": "elsewhere", "bits_plain": "bits, plain", "bits_rest": "elsewhere",
     }  # fmt: skip
-    captions = [("Plain areas", "plain"), ("Where the inversion goes wrong", "steps")]
-    return Section("Plain areas", text, _table(numbers["plain"]["rows"], columns), figures=_figures(drawn, captions))
+    return _section("Plain areas", text, _table(numbers["plain"]["rows"], columns), drawn, "plain", "steps")
 
 
 def _assignment(numbers: Numbers, drawn: Drawn) -> Section:
@@ -248,8 +263,7 @@ def _assignment(numbers: Numbers, drawn: Drawn) -> Section:
         "from": "first", "to": "second", "measure": "by", "to_second": "first finds second",
         "to_first": "second finds first", "hungarian": "one to one", "top_hub": "top hub", "chosen": "chosen",
     }  # fmt: skip
-    captions = [("Assignment of noise and image", "assignment")]
-    return Section("Assignment", text, _table(part["rows"], columns), figures=_figures(drawn, captions))
+    return _section("Assignment", text, _table(part["rows"], columns), drawn, "assignment")
 
 
 def interpolation(numbers: Numbers, drawn: Drawn) -> Iterator[Section]:
@@ -270,7 +284,7 @@ def interpolation(numbers: Numbers, drawn: Drawn) -> Iterator[Section]:
         beside = {} if gap is None else {"frechet_beside_noise": f"{gap:+.3f} (p = {chance:.2g})"}
         rows += [{**row, **beside}] * (row["share"] in kept)
     columns = {name: name.replace("_", " ") for name in names} | {"what": "between"}
-    yield _section("Interpolation", text, _table(rows, columns), drawn, ("interpolate", "interpolate-pictures"))
+    yield _section("Interpolation", text, _table(rows, columns), drawn, "interpolate", "interpolate-pictures")
 
 
 def editing(numbers: Numbers, drawn: Drawn) -> Iterator[Section]:
@@ -288,7 +302,7 @@ def editing(numbers: Numbers, drawn: Drawn) -> Iterator[Section]:
     rows = [
         row | {head: row.get("beside_noise", {}).get(name) for head, name in beside.items()} for row in numbers["rows"]
     ]
-    yield _section("Edits", text, _table(rows, columns), drawn, ("edit", "edit-pictures"))
+    yield _section("Edits", text, _table(rows, columns), drawn, "edit", "edit-pictures")
 
 
 #: columns of the table of settings, with their headings
@@ -313,7 +327,9 @@ def ablation(numbers: Numbers, drawn: Drawn) -> Iterator[Section]:
     )
     rows = numbers["rows"]
     columns = {name: head for name, head in ABLATED.items() if any(row.get(name) is not None for row in rows)}
-    yield _section("Settings", text, _table(rows, columns), drawn, ("k", "methods"))
+    yield _section(
+        "Settings", text, _table(rows, columns), drawn, {"k": "By the share of steps replaced", "methods": "By method"}
+    )
 
 
 def training(numbers: Numbers, drawn: Drawn) -> Iterator[Section]:
@@ -341,12 +357,7 @@ def training(numbers: Numbers, drawn: Drawn) -> Iterator[Section]:
             end = mean[-2] if last_of_itself(name) and len(mean) > 1 else mean[-1]
             ends = {"first": mean[0], "other": means.get(name + OTHER, [""])[0], "last": end}
             rows.append({"curve": name.replace("_", " "), **ends, "flat": numbers["saturation"].get(name)})
-    figures = ("training", "training-pictures")
-    yield _section("Through the training", text, _table(rows, columns), drawn, figures)
-
-
-def _section(title: str, text: str, table: ReportTable, drawn: Drawn, names: Sequence[str]) -> Section:
-    return Section(title, text, table, figures=_figures(drawn, [(title, name) for name in names]))
+    yield _section("Through the training", text, _table(rows, columns), drawn, "training", "training-pictures")
 
 
 #: the answers that commands leave in a run folder, and what makes the report's sections from them

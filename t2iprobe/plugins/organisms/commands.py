@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.table import Table
 
 from t2iprobe.cli.command import takes
-from t2iprobe.cli.console import Format, answers, print_json, say
+from t2iprobe.cli.console import Format, answers, print_json, say, tell
 from t2iprobe.cli.options import PrintOptions
 from t2iprobe.cli.progress import counting, training_bars
 from t2iprobe.core.errors import ConfigError
@@ -100,10 +99,8 @@ def train(options: TrainOptions, context: typer.Context) -> None:
     if options.format is Format.json:
         print_json(answer)
         return
-    table = Table(show_header=False)
     for name, value in answer.items():
-        table.add_row(name, str(value))
-    answers.print(table)
+        tell(f"{name}: {value}")
 
 
 def _estimate(recipe: ModelRecipe) -> str:
