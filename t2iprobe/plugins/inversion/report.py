@@ -327,9 +327,7 @@ def ablation(numbers: Numbers, drawn: Drawn) -> Iterator[Section]:
     )
     rows = numbers["rows"]
     columns = {name: head for name, head in ABLATED.items() if any(row.get(name) is not None for row in rows)}
-    yield _section(
-        "Settings", text, _table(rows, columns), drawn, {"k": "By the share of steps replaced", "methods": "By method"}
-    )
+    yield _section("Settings", text, _table(rows, columns), drawn, "k", "methods")
 
 
 def training(numbers: Numbers, drawn: Drawn) -> Iterator[Section]:
