@@ -19,13 +19,12 @@ from t2iprobe.core.contracts.adapter import Prediction
 from t2iprobe.core.contracts.inverter import Denoiser, InversionInputs, Inverter, check_prediction
 from t2iprobe.core.contracts.schedule import Schedule
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.names import built, near, with_settings
+from t2iprobe.core.names import built, with_settings
 from t2iprobe.sampling import Guided, schedule_of
 
 EXACT = 1e-5  # largest error of an inverter's own arithmetic, given exact predictions
 ROWS, SIDE = 2, 8
 FAR = 100.0  # off every prediction
-KINDS = ("epsilon", "v_prediction", "flow")
 LISTED = 20  # steps of the schedule on which calls are counted for a list
 
 
@@ -157,18 +156,13 @@ def _smooth(x: Tensor, timestep: float) -> Tensor:
     return torch.tanh(x) * (0.3 + timestep / 2000)
 
 
-def capabilities(inverters: Mapping[str, type[Inverter]], prediction: str | None = None) -> list[dict[str, Any]]:
+def capabilities(inverters: Mapping[str, type[Inverter]], prediction: Prediction | None = None) -> list[dict[str, Any]]:
     """One record per inverter.
 
     Args:
         inverters: the inverters, by name.
         prediction: list only those that support models with this kind of prediction.
-
-    Raises:
-        ConfigError: there is no such kind of prediction.
     """
-    if prediction is not None and prediction not in KINDS:
-        raise ConfigError(f"no prediction {prediction!r}{near(prediction, KINDS)}")
     return [
         {
             "name": kind.name,

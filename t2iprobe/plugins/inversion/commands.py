@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import typer
 
@@ -26,6 +26,7 @@ from t2iprobe.plugins.inversion.options import (
     InvertOptions,
     InvertStudyOptions,
     InvertTrainingOptions,
+    Prediction,
 )
 
 if TYPE_CHECKING:
@@ -45,19 +46,19 @@ def list_(options: InverterListOptions, context: typer.Context) -> None:
 
     Example: t2iprobe invert list --prediction flow
     """
-    from t2iprobe.plugins.inversion.arms import KINDS, capabilities
+    from t2iprobe.plugins.inversion.arms import capabilities
 
     inverters = capabilities(context.obj.inverters(), options.prediction)
     if options.format is Format.json:
         print_json({"inverters": inverters})
         return
-    rows = []
+    rows, kinds = [], get_args(Prediction)
     for row in inverters:
-        marks = ["yes" if kind in row["predictions"] else "" for kind in KINDS]
+        marks = ["yes" if kind in row["predictions"] else "" for kind in kinds]
         settings = ", ".join(f"{key}={value}" for key, value in row["settings"].items())
         calls = "" if row["calls_a_step"] is None else f"{row['calls_a_step']:g}"
         rows.append([row["name"], *marks, calls, ", ".join(row["needs"]), settings, row["summary"]])
-    print_table(("inverter", *KINDS, "calls per step", "needs", "settings", "what it does"), rows)
+    print_table(("inverter", *kinds, "calls per step", "needs", "settings", "what it does"), rows)
 
 
 @app.command()
@@ -161,14 +162,8 @@ def analyze(options: InvertAnalyzeOptions, context: typer.Context) -> None:
     from t2iprobe.plugins.inversion.analyze import AnalysisSettings
     from t2iprobe.plugins.inversion.inverted import Inverted
 
-    settings = AnalysisSettings(
-        options.patch,
-        options.plain_threshold,
-        options.plain_domain,
-        options.plain_range,
-        options.groups,
-        seed=options.seed,
-    )
+    plain = options.plain_threshold, options.plain_domain, options.plain_range
+    settings = AnalysisSettings(options.patch, *plain, options.groups, seed=options.seed)
     print_answer(session.analyzed(Inverted(options.run, options.limit), settings), options.format, "analysis")
 
 

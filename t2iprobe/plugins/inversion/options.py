@@ -16,6 +16,7 @@ RUNS = Path("runs")
 ROWS, STEPS = 256, 50  # default numbers of pictures and steps
 
 Keep = Literal["trajectory", "ends"]
+Prediction = Literal["epsilon", "v_prediction", "flow"]
 KEEP = "trajectory: every state and prediction; ends: only noise, picture and latent."
 METHOD = (
     "NAME or NAME:key=value,…, such as forward:steps=2; repeatable, or separated by commas. Default ddim, or euler for "
@@ -149,7 +150,7 @@ class InverterListOptions(PrintOptions):
     """The options of ``t2iprobe invert list``."""
 
     panel: ClassVar[str] = "Methods"
-    prediction: str | None = option(None, help="Only the inverters for epsilon, v_prediction or flow models.")
+    prediction: Prediction | None = option(None, help="Only the inverters for models with this prediction.")
 
 
 class FollowOptions(DeviceOptions):
