@@ -134,10 +134,11 @@ def test_list_says_what_each_inverter_supports() -> None:
 def test_presets_are_the_papers_and_give_way_to_options() -> None:
     from t2iprobe.plugins.inversion.options import InvertOptions
 
-    plain = applied(InvertOptions(), PRESETS["sdxl"])
+    plain = applied(InvertOptions(preset="sdxl"))
     assert plain.model == "stabilityai/stable-diffusion-xl-base-1.0" and plain.dtype == "float16"
     assert (plain.num_steps, plain.limit, plain.distinct, plain.reencode) == (50, 2048, 512, True)
-    mine = applied(InvertOptions(model="mine", dtype="float32", num_steps=7, method="belm"), PRESETS["sdxl"])
+    own = {"model": "mine", "dtype": "float32", "num_steps": 7, "method": "belm"}
+    mine = applied(InvertOptions(preset="sdxl", **own))
     assert (mine.model, mine.dtype, mine.num_steps, mine.method) == ("mine", "float32", 7, ("belm",))
     assert {row["preset"] for row in answered("run", "--preset", "list")["presets"]} == set(PRESETS)
 

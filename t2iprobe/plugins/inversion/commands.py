@@ -15,7 +15,7 @@ from t2iprobe.cli.models import reference
 from t2iprobe.cli.tables import print_wide
 from t2iprobe.core import parse
 from t2iprobe.core.errors import ConfigError, ModelError
-from t2iprobe.core.names import choice, counted
+from t2iprobe.core.names import counted
 from t2iprobe.plugins.inversion.options import (
     RUNS,
     AblateOptions,
@@ -91,25 +91,14 @@ def run(options: InvertOptions, context: typer.Context) -> None:
         print_json(answer) if options.format is Format.json else _print_summary(answer)
 
 
-def _named(options: InvertOptions) -> InvertOptions:
-    """The options, filled in from a preset if one is named.
-
-    Raises:
-        ConfigError: there is no preset of that name.
-    """
-    from t2iprobe.plugins.inversion.presets import PRESETS, applied
-
-    return options if options.preset is None else applied(options, choice("preset", options.preset, PRESETS))
-
-
 def inverted(options: InvertOptions, plugins: Plugins) -> dict[str, Any]:
     """Do the run that the options describe, or whatever of it is missing; returns the JSON answer."""
-    from t2iprobe.plugins.inversion import session
+    from t2iprobe.plugins.inversion import presets, session
 
-    full = _named(options)
+    full = presets.applied(options)
     full.check()
     path = _folder("invert", full, plugins)
-    session.run_study(session.study_of(full, _loaded(full, options, plugins), plugins), path)
+    session.run_study(session.study_of(full, _loaded(full, plugins), plugins), path)
     return plugins.answer(path)
 
 
@@ -120,9 +109,9 @@ def _folder(name: str, options: InvertOptions | AblateOptions | InvertStudyOptio
 
 def _planned(options: InvertOptions, plugins: Plugins) -> dict[str, Any]:
     """What a run takes; for a preset alone, on the published denoiser, which is built without weights."""
-    from t2iprobe.plugins.inversion import plan
+    from t2iprobe.plugins.inversion import plan, presets
 
-    full = _named(options)
+    full = presets.applied(options)
     if options.preset is None or options.arch is not None or options.model is not None:
         return plan.cost_plan(full, plugins)
     if options.resolution is not None:
@@ -133,12 +122,12 @@ def _planned(options: InvertOptions, plugins: Plugins) -> dict[str, Any]:
     return plan.published(full, options.preset, plugins)
 
 
-def _loaded(full: InvertOptions, options: InvertOptions, plugins: Plugins) -> Model:
+def _loaded(options: InvertOptions, plugins: Plugins) -> Model:
     """The model; if a preset's model cannot be loaded, the error says what works without it."""
     from t2iprobe.plugins.inversion import session
 
     try:
-        return session.loaded(full, plugins)
+        return session.loaded(options, plugins)
     except ModelError as error:
         if options.preset is None or options.arch is not None:
             raise

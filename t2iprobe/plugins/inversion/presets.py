@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from t2iprobe.core.names import choice
+
 if TYPE_CHECKING:
     from t2iprobe.plugins.inversion.options import InvertOptions
 
@@ -114,8 +116,15 @@ PRESETS: dict[str, InversionPreset] = {
 }
 
 
-def applied(options: InvertOptions, preset: InversionPreset) -> InvertOptions:
-    """The options, with the preset's values for those that were not given."""
+def applied(options: InvertOptions) -> InvertOptions:
+    """The options, with the values of the preset that they name, if any, for those that were not given.
+
+    Raises:
+        ConfigError: there is no preset of that name.
+    """
+    if options.preset is None:
+        return options
+    preset = choice("preset", options.preset, PRESETS)
     values = {name: getattr(preset, name) for name in ("dtype", "num_steps", "method", "reencode", "distinct")}
     values["model"] = None if options.has("arch") or options.has("model") else preset.model
     values["limit"] = None if options.images else preset.limit
