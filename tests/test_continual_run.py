@@ -556,8 +556,8 @@ def test_the_embedded_stream_from_start_to_report(tmp_path: Path) -> None:
     answer = json.loads(looked.stdout)
     weights = answer["weights"]
     assert sum(weights["magnitude"]["owners"]) == pytest.approx(1)
-    assert weights["magnitude"]["handed_over"]["kinds"] == ["adapter"]
-    assert len(weights["merge-ortho"]["cross_terms"][0]) == 4 and weights["magnitude"]["cross_terms"] == []
+    assert weights["magnitude"]["handed_over"]["kinds"] == ["delta"]
+    assert len(weights["merge-ortho"]["cross_terms"][0]) == 4
     assert answer["independent_tasks"]["ratio"]["1"] == pytest.approx(0.426, abs=1e-3)
     page = Path(answer["report"]).read_text()
     assert "Every task after every training" in page and "data:image/" in page
