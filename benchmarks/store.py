@@ -30,8 +30,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from t2iprobe.core.branch import Branch
 from t2iprobe.core.cache import Key
-from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.store import codecs, shards
 from t2iprobe.core.store.layout import Layout, SiteLayout
 from t2iprobe.core.store.reader import ActivationStore

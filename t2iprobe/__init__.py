@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from t2iprobe.api.comparison import Comparison, compare
     from t2iprobe.api.outcomes import EditResult, Finetuned, Inversion, Outcome
     from t2iprobe.architectures.probed import ProbedAdapter
+    from t2iprobe.core.branch import Branch
     from t2iprobe.core.cache import ActivationCache
-    from t2iprobe.core.contracts.adapter import Adapter, Branch, Conditioning
+    from t2iprobe.core.contracts.adapter import Adapter, Conditioning
     from t2iprobe.core.contracts.detector import Detector, Hit, Rewriter
     from t2iprobe.core.contracts.editor import Edited, Editor, EditTask
     from t2iprobe.core.contracts.inverter import Inverter, Stepwise
@@ -41,7 +42,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "architectures.probed": ("ProbedAdapter",),
-    "core.contracts.adapter": ("Adapter", "Branch", "Conditioning"),
+    "core.branch": ("Branch",),
+    "core.contracts.adapter": ("Adapter", "Conditioning"),
     "core.contracts.detector": ("Detector", "Hit", "Rewriter"),
     "core.contracts.editor": ("EditTask", "Edited", "Editor"),
     "core.contracts.inverter": ("Inverter", "Stepwise"),

@@ -18,7 +18,8 @@ from t2iprobe.architectures.sd import SD
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.architectures.sdxl import SDXL
 from t2iprobe.architectures.tiny_parts import enliven
-from t2iprobe.core.contracts.adapter import Adapter, Branch, Conditioning, layer_table
+from t2iprobe.core.branch import Branch
+from t2iprobe.core.contracts.adapter import Adapter, Conditioning, layer_table
 from t2iprobe.core.errors import HookError
 from t2iprobe.core.model import Model
 from t2iprobe.core.sites import Site

@@ -18,7 +18,8 @@ from t2iprobe.architectures.sd import SD
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.architectures.sdxl import SDXL
 from t2iprobe.architectures.unet import attention_sites
-from t2iprobe.core.contracts.adapter import Adapter, Branch, Conditioning
+from t2iprobe.core.branch import Branch
+from t2iprobe.core.contracts.adapter import Adapter, Conditioning
 from t2iprobe.core.sites import In, Out, Site
 from t2iprobe.testing import adapter_conformance
 from t2iprobe.testing.adapters import ADAPTER_LAWS

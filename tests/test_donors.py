@@ -15,7 +15,8 @@ from t2iprobe.architectures.qwenimage import QwenImage
 from t2iprobe.architectures.sd import SD
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.architectures.sdxl import SDXL
-from t2iprobe.core.contracts.adapter import Adapter, Branch
+from t2iprobe.core.branch import Branch
+from t2iprobe.core.contracts.adapter import Adapter
 from t2iprobe.core.errors import HookError
 from t2iprobe.core.interventions import Intervention, ablate, interpolate, patch
 from t2iprobe.core.model import Model, Run

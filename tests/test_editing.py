@@ -22,7 +22,8 @@ from t2iprobe.architectures.sd import SD
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.architectures.sdxl import SDXL
 from t2iprobe.cli.papers import PAPERS
-from t2iprobe.core.contracts.adapter import Adapter, Branch
+from t2iprobe.core.branch import Branch
+from t2iprobe.core.contracts.adapter import Adapter
 from t2iprobe.core.contracts.editor import Edited, EditTask
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.interventions import patch

@@ -30,8 +30,9 @@ from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.architectures.sdxl import SDXL
 from t2iprobe.core import cache
 from t2iprobe.core.batches import quiet
+from t2iprobe.core.branch import Branch
 from t2iprobe.core.cache import ActivationCache
-from t2iprobe.core.contracts.adapter import Adapter, Branch
+from t2iprobe.core.contracts.adapter import Adapter
 from t2iprobe.core.errors import ConfigError, HookError, NonFiniteError, ShapeError, SiteError, T2IProbeError
 from t2iprobe.core.interventions import HookContext, Intervention, ablate, interpolate, patch, steer
 from t2iprobe.core.model import Generation, Model, Run

@@ -21,8 +21,8 @@ from shell import invoke
 from simulation import study
 
 from t2iprobe.cli import main
+from t2iprobe.core.branch import Branch
 from t2iprobe.core.cache import Key
-from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.errors import ConfigError, DamagedError, LockedError, ModelError, T2IProbeError
 from t2iprobe.core.load_options import LoadOptions
 from t2iprobe.core.model import Model

@@ -14,7 +14,8 @@ from t2iprobe.architectures.flux import Flux
 from t2iprobe.architectures.sd import SD
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.architectures.sdxl import SDXL
-from t2iprobe.core.contracts.adapter import Adapter, Branch
+from t2iprobe.core.branch import Branch
+from t2iprobe.core.contracts.adapter import Adapter
 from t2iprobe.core.interventions import Intervention, patch
 from t2iprobe.core.model import Model, Run
 from t2iprobe.core.scope import Scope

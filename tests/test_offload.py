@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from t2iprobe.architectures.flux import Flux
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.architectures.sdxl import SDXL
-from t2iprobe.core.contracts.adapter import Adapter, Branch
+from t2iprobe.core.branch import Branch
+from t2iprobe.core.contracts.adapter import Adapter
 from t2iprobe.core.errors import HookError
 from t2iprobe.core.interventions import patch
 from t2iprobe.core.model import Model, Run

@@ -20,7 +20,7 @@ from PIL import Image
 
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.cli import main
-from t2iprobe.core.contracts.adapter import Branch
+from t2iprobe.core.branch import Branch
 from t2iprobe.core.contracts.localizer import Finding
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model

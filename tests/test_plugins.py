@@ -521,6 +521,9 @@ def test_an_aggregate_of_stored_scores_reaches_the_answer_of_a_study_and_its_pag
         right, wrong = np.array([[0.0, 0.0], [3.0, 1.0], [1.0, 2.0]]), np.array([[1.0, 1.0], [1.0, 1.0], [1.0, 5.0]])
         scores = {"right_target": right, "wrong_target": wrong, "right_source": right}
 
+        def alike(self, trials: Sequence[Trial]) -> list[Sequence[Trial]]:
+            return [trials]
+
         def scored(self, trials: Sequence[Trial]) -> Scored:
             kept = {name: values[: 2 + len(trials)] for name, values in self.scores.items()}
             return Scored(kept, "right_target", "right_source", clusters=[0, 1])

@@ -155,19 +155,19 @@ def test_a_settled_file_has_one_version(tmp_path: Path) -> None:
 
 def test_a_kill_between_the_note_and_the_file_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checksums.keep(tmp_path, {"a": "1"})
-    real = write
+    real = Path.replace
 
-    def killed(path: Path, content: Any) -> Any:
-        if path.name != checksums.CHECKSUMS:
+    def killed(part: Path, path: Path) -> Path:
+        if path.name in ("a", "b"):
             raise KeyboardInterrupt
-        return real(path, content)
+        return real(part, path)
 
-    monkeypatch.setattr(checksums, "write", killed)
+    monkeypatch.setattr(Path, "replace", killed)
     for name in ("a", "b"):
         with pytest.raises(KeyboardInterrupt):
             checksums.keep(tmp_path, {name: "2"})
     assert not list(checksums.damaged(tmp_path)) and checksums.check(tmp_path / "a").read_text() == "1"
-    monkeypatch.setattr(checksums, "write", real)
+    monkeypatch.setattr(Path, "replace", real)
     (tmp_path / "a").write_text("3")
     assert [name for name, _ in checksums.damaged(tmp_path)] == ["a"]
 

@@ -28,8 +28,9 @@ from t2iprobe.architectures.sd import SD
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.cli import main
 from t2iprobe.core import parse
+from t2iprobe.core.branch import Branch
 from t2iprobe.core.cache import Key
-from t2iprobe.core.contracts.adapter import Adapter, Branch
+from t2iprobe.core.contracts.adapter import Adapter
 from t2iprobe.core.errors import ConfigError, DamagedError, LockedError, RunExistsError, SiteError, StoreError
 from t2iprobe.core.interventions import ablate, patch
 from t2iprobe.core.model import Generation, Model, Run

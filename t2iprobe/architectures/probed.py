@@ -17,7 +17,8 @@ from torch.nn import functional
 
 from t2iprobe.architectures import autoencoders, layers
 from t2iprobe.architectures.probing import Recording, record
-from t2iprobe.core.contracts.adapter import Adapter, Branch, Conditioning, FromText, Pipeline, perturbs
+from t2iprobe.core.branch import Branch
+from t2iprobe.core.contracts.adapter import Adapter, Conditioning, FromText, Pipeline, perturbs
 from t2iprobe.core.errors import ModelError
 from t2iprobe.core.shadow import shadowed
 from t2iprobe.core.sites import Site

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from t2iprobe.architectures import tiny_parts as parts
 from t2iprobe.architectures.joint import embedded_text, joint_block_sites
-from t2iprobe.core.contracts.adapter import TIMES, Adapter, Branch, Conditioning, FromText, Pipeline
+from t2iprobe.core.branch import Branch
+from t2iprobe.core.contracts.adapter import TIMES, Adapter, Conditioning, FromText, Pipeline
 from t2iprobe.core.sites import In, Out, Site
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, overload
 import torch
 from torch import Tensor
 
-from t2iprobe.core.contracts.adapter import Branch
+from t2iprobe.core.branch import Branch
 from t2iprobe.core.errors import SiteError
 from t2iprobe.core.html import table
 from t2iprobe.core.names import counted, near

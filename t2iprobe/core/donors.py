@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from t2iprobe.core.contracts.adapter import Adapter, Branch, Pipeline
+from t2iprobe.core.branch import Branch
+from t2iprobe.core.contracts.adapter import Adapter, Pipeline
 from t2iprobe.core.errors import HookError
 from t2iprobe.core.hooks import bound, latents_of
 from t2iprobe.core.interventions import Intervention

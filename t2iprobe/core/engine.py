@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from t2iprobe.core.branch import Branch
 from t2iprobe.core.cache import Key, Sink
-from t2iprobe.core.contracts.adapter import Adapter, Branch, Pipeline
+from t2iprobe.core.contracts.adapter import Adapter, Pipeline
 from t2iprobe.core.donors import TextDonors
 from t2iprobe.core.errors import HookError, NonFiniteError, ShapeError
 from t2iprobe.core.hooks import bound, hook, latents_of, prediction_of

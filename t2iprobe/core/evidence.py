@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,7 +67,9 @@ class Evidence:
         return Interval(float(self.mean[index]), float(self.low[index]), float(self.high[index]))
 
 
-def evidence(scored: Scored, trials: Sequence[Trial], seed: int = 0, among: int = 1) -> Evidence:
+def evidence(
+    scored: Scored, trials: Sequence[Trial], seed: int = 0, among: int = 1, *, apart: bool = False
+) -> Evidence:
     """Responses of ``trials``, each in its own direction: 1 is always all the way.
 
     The bounds are those of the studentised maximum over trials in resamples of the clusters (Westfall & Young 1993,
@@ -81,16 +84,17 @@ def evidence(scored: Scored, trials: Sequence[Trial], seed: int = 0, among: int 
         seed: random seed of the resamples and signs.
         among: number of trials that each of these was selected from by its scores on the same pairs; the bounds then
             hold for whichever was selected, see :func:`simultaneous`.
+        apart: whether bounds and p-values are those of each trial alone, as if it were asked by itself.
     """
     moved, spans = moves(scored, trials)
     change = 1 - scored.scores["ssim"][2:].mean(axis=1) if "ssim" in scored.scores else np.zeros(len(trials))
-    p = holm(sign_flips(moved, seed))
+    p = sign_flips(moved, seed) if apart else holm(sign_flips(moved, seed))
     between = gap(scored)
     if between.clear:
         # extreme quantiles need more resamples, as far as memory allows with many clusters
         resamples = RESAMPLES if among == 1 else min(FINE, max(RESAMPLES, (1 << 22) // len(spans)))
         weights = resampled(len(spans), seed, resamples)
-        low, high, mean = simultaneous(moved, spans, weights, among)
+        low, high, mean = simultaneous(moved, spans, weights, among, apart)
         least, most = possible(scored, trials, weights)
         low, high = np.maximum(low, least), np.minimum(high, most)
     else:
@@ -148,9 +152,12 @@ def _ends(sign: float, own: Array, span: Array, bounds: Bounds) -> tuple[float, 
     return float(least), float(np.quantile(high, 0.975, method="inverted_cdf"))
 
 
+@lru_cache(maxsize=4)
 def resampled(clusters: int, seed: int, resamples: int = RESAMPLES) -> Array:
-    """Weights of the clusters in bootstrap resamples, (resample, cluster)."""
-    return np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), resamples) / clusters
+    """Weights of the clusters in bootstrap resamples, (resample, cluster); drawing takes longer than using them."""
+    drawn = np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), resamples) / clusters
+    drawn.flags.writeable = False
+    return drawn
 
 
 def shown(spans: Array) -> bool:
@@ -160,7 +167,9 @@ def shown(spans: Array) -> bool:
     return bool(spans.mean() / largest > _student(len(spans)) * error)
 
 
-def simultaneous(moved: Array, spans: Array, weights: Array, among: int = 1) -> tuple[Array, Array, Array]:
+def simultaneous(
+    moved: Array, spans: Array, weights: Array, among: int = 1, apart: bool = False
+) -> tuple[Array, Array, Array]:
     """Simultaneous bounds and means of responses, (trial,) each, for :func:`evidence`.
 
     Each resample is studentised by its own standard error: with few clusters that vary, the standard error is itself
@@ -175,6 +184,7 @@ def simultaneous(moved: Array, spans: Array, weights: Array, among: int = 1) -> 
         spans: (cluster,) score of the target minus that of the source.
         weights: weights of the clusters in each resample, (resample, cluster).
         among: number of trials that each of these was selected from by these scores.
+        apart: whether the bounds hold for each trial alone, and not for all at once.
     """
     count, span = len(spans), max(float(spans.mean()), 1e-6)
     mean = moved.mean(axis=1) / span
@@ -182,8 +192,9 @@ def simultaneous(moved: Array, spans: Array, weights: Array, among: int = 1) -> 
     error = np.sqrt(_variance((residuals**2).mean(axis=1), count) / count)
     drawn, squares = weights @ residuals.T, weights @ (residuals**2).T
     errors = np.sqrt(_variance(np.maximum(squares - drawn**2, 0), count) / count)
-    widest = np.quantile(np.abs(drawn / errors).max(axis=1), 1 - 0.05 / among)
-    half = max(float(widest), _student(count)) * error
+    off = np.abs(drawn / errors)
+    widest = np.quantile(off if apart else off.max(axis=1), 1 - 0.05 / among, axis=0)
+    half = np.maximum(widest, _student(count)) * error
     return mean - half, mean + half, mean
 
 
@@ -236,8 +247,16 @@ def sign_flips(moved: Array, seed: int = 0, draws: int = 4000) -> Array:
     if count <= EXACT:
         signs = 1.0 - 2 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1)
         return (signs @ moved.T >= least).mean(axis=0)
-    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (draws, count))
+    signs = _signs(count, seed, draws)
     return (1 + (signs @ moved.T >= least).sum(axis=0)) / (draws + 1)
+
+
+@lru_cache(maxsize=4)
+def _signs(clusters: int, seed: int, draws: int) -> Array:
+    """Random signs, (draw, cluster)."""
+    drawn = np.random.default_rng(seed).choice([-1.0, 1.0], (draws, clusters))
+    drawn.flags.writeable = False
+    return drawn
 
 
 def holm(p: Sequence[float] | Array) -> Array:

@@ -13,8 +13,8 @@ from typing import Any, Literal, TypedDict, Unpack
 import torch
 from torch import Tensor
 
+from t2iprobe.core.branch import Branch
 from t2iprobe.core.cache import Activations
-from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.errors import ConfigError, ShapeError
 from t2iprobe.core.names import near
 from t2iprobe.core.scope import Scope

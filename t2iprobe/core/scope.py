@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from t2iprobe.core.contracts.adapter import Branch
+from t2iprobe.core.branch import Branch
 from t2iprobe.core.errors import ConfigError
 
 

@@ -85,6 +85,8 @@ def _numbered(clusters: Sequence[Hashable] | None, observations: int) -> tuple[N
 
 def _summed(data: Array, numbers: NDArray[np.intp], count: int) -> Array:
     """Sums over each cluster, (observation, ...) to (cluster, ...)."""
+    if count == len(data):
+        return data
     sums = np.zeros((count, *data.shape[1:]))
     np.add.at(sums, numbers, data)
     return sums
@@ -125,16 +127,31 @@ def interval(
         NonFiniteError: some values are NaN or infinite.
         ShapeError: there is not one label per observation.
     """
+    [found] = intervals([values], clusters, bounds=bounds, statistic=statistic, confidence=confidence, seed=seed)
+    return found
+
+
+def intervals(
+    many: Sequence[ArrayLike],
+    clusters: Sequence[Hashable] | None = None,
+    *,
+    bounds: Bounds | None = None,
+    statistic: Statistic = single,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> list[Interval]:
+    """:func:`interval` of each of several arrays of values for the same observations, all at once, which is faster."""
     _check(confidence)
-    data = _rows(values)
-    numbers, count = _numbered(clusters, len(data))
-    sums, sizes = _summed(data, numbers, count), np.bincount(numbers).astype(np.float64)
-    estimate = float(statistic(data.mean(axis=0)))
+    data = [_rows(values) for values in many]
+    numbers, count = _numbered(clusters, len(data[0]))
+    sums, sizes = [_summed(rows, numbers, count) for rows in data], np.bincount(numbers).astype(np.float64)
+    estimates = [float(statistic(rows.mean(axis=0))) for rows in data]
     if bounds is None or not np.isfinite(bounds).all():
-        return _students(estimate, sums, sizes, statistic, confidence)
-    if (data < bounds[0] - 1e-6).any() or (data > bounds[1] + 1e-6).any():
-        raise ConfigError(f"scores lie in {bounds[0]:g}..{bounds[1]:g}, found {data.min():g}..{data.max():g}")
-    return _bounded(estimate, sums, sizes, bounds, statistic, (1 - confidence) / 2, seed)
+        return [_students(*one, sizes, statistic, confidence) for one in zip(estimates, sums, strict=True)]
+    for rows in data:
+        if (rows < bounds[0] - 1e-6).any() or (rows > bounds[1] + 1e-6).any():
+            raise ConfigError(f"scores lie in {bounds[0]:g}..{bounds[1]:g}, found {rows.min():g}..{rows.max():g}")
+    return _bounded(estimates, np.stack(sums, axis=1), sizes, bounds, statistic, (1 - confidence) / 2, seed)
 
 
 def proportion(outcomes: ArrayLike, clusters: Sequence[Hashable] | None = None, confidence: float = 0.95) -> Interval:
@@ -206,16 +223,34 @@ def _students(estimate: float, sums: Array, sizes: Array, statistic: Statistic, 
 
 
 def _bounded(
-    estimate: float, sums: Array, sizes: Array, bounds: Bounds, statistic: Statistic, tail: float, seed: int
-) -> Interval:
-    """Gaffke's interval: quantiles of the statistic over weighted clusters and a pseudo-cluster at each corner."""
+    estimates: Sequence[float],
+    sums: Array,
+    sizes: Array,
+    bounds: Bounds,
+    statistic: Statistic,
+    tail: float,
+    seed: int,
+) -> list[Interval]:
+    """Gaffke's intervals: quantiles of the statistic over weighted clusters and a pseudo-cluster at each corner.
+
+    Args:
+        estimates: the estimate of each array of values.
+        sums: (cluster, array, score) sums over each cluster.
+        sizes: (cluster,) observations.
+        bounds, statistic, seed: see :func:`interval`.
+        tail: probability beyond either bound.
+    """
     weights = _weights(len(sizes), seed)
-    weighted, extra = weights[:, :-1] @ np.column_stack([sums, sizes]), weights[:, -1:] * sizes.max()
-    totals, means = weighted[:, -1:] + extra, []
-    for corner in itertools.product(bounds, repeat=sums.shape[1]):
-        means.append(statistic((weighted[:, :-1] + extra * corner) / totals))
-    low, high = np.quantile(means, [tail, 1 - tail], axis=1)
-    return Interval(estimate, min(estimate, float(low.min())), max(estimate, float(high.max())))
+    own, extra = weights[:, :-1], weights[:, -1:] * sizes.max()
+    totals = (own @ sizes)[:, None] + extra
+    weighted = (own @ sums.reshape(len(sizes), -1)).reshape(len(weights), *sums.shape[1:])
+    found = []
+    for estimate, drawn in zip(estimates, np.moveaxis(weighted, 1, 0), strict=True):
+        corners = itertools.product(bounds, repeat=sums.shape[2])
+        means = [statistic((drawn + extra * corner) / totals) for corner in corners]
+        low, high = np.quantile(means, [tail, 1 - tail], axis=1)
+        found.append(Interval(estimate, min(estimate, float(low.min())), max(estimate, float(high.max()))))
+    return found
 
 
 @lru_cache(maxsize=2)

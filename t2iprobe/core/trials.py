@@ -11,11 +11,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.model import Model
 from t2iprobe.core.scope import Scope
+
+if TYPE_CHECKING:
+    from t2iprobe.core.model import Model
 
 Direction = Literal["into_source", "into_target"]
 #: what is taken from the other run: text keys and values, or the text embedding a layer reads (the paper's *injection*)

@@ -7,12 +7,14 @@ importing a plugin must not import torch.
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     import typer
 
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
     from t2iprobe.core.contracts.tracker import Tracker
     from t2iprobe.core.load_options import Embedded, LoadOptions
     from t2iprobe.core.study.result import StudyResult
-    from t2iprobe.report.folder import View
+    from t2iprobe.registry.manager import Plugins
+    from t2iprobe.report.folder import RunView, View
     from t2iprobe.report.sections import Section
 
 PROJECT = "t2iprobe"
@@ -35,6 +38,17 @@ API = 1
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+def view_at(place: str) -> View:
+    """The view ``module:function`` of a kind of run, imported when such a run is looked at."""
+    module, _, name = place.partition(":")
+
+    def view(path: Path, plugins: Plugins) -> RunView:
+        found: RunView = getattr(importlib.import_module(module), name)(path, plugins)
+        return found
+
+    return view
 
 
 @hookspec

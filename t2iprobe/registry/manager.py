@@ -363,11 +363,10 @@ class Plugins:
         from t2iprobe.core.runs.runfolder import read_manifest
         from t2iprobe.core.runs.status import kind_of
         from t2iprobe.core.study.result import StudyResult
-        from t2iprobe.report import captured
         from t2iprobe.report.studies import study_view
 
         manifest = read_manifest(path)
-        kinds = {**self._named("runs"), "capture": captured.view}
+        kinds = {**self._named("runs"), "capture": hookspecs.view_at("t2iprobe.report.captured:view")}
         kind = kind_of(manifest)
         if kind not in kinds and "localizer" not in manifest["settings"]:
             raise ConfigError(f"{path} is a run of {kind or 'an unknown command'}, and no plugin here shows such a run")

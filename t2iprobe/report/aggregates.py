@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from t2iprobe.core.scoring import Scored
-from t2iprobe.core.statistics import Interval, interval
+from t2iprobe.core.statistics import Interval, intervals
 from t2iprobe.core.trials import Trial
 from t2iprobe.report.sections import Cell, ReportTable, Section
 
@@ -47,12 +47,17 @@ def _rows(result: StudyResult, aggregate: ScoreAggregate, side: str, trials: Seq
     """An aggregate by label, where pairs were measured."""
     clean, bounds = result.scored([]), getattr(aggregate, "bounds", None)
 
-    def value(scored: Scored, row: int) -> Interval:
-        columns = np.stack([scored.scores[f"{part}_{side}"][row] for part in aggregate.of], axis=-1)
-        return interval(columns, scored.clusters, bounds=bounds, statistic=aggregate.statistic)
+    def values(labels: Sequence[str], scored: Scored, rows: slice) -> dict[str, Interval]:
+        columns = np.stack([scored.scores[f"{part}_{side}"][rows] for part in aggregate.of], axis=-1)
+        found = intervals(list(columns), scored.clusters, bounds=bounds, statistic=aggregate.statistic)
+        return dict(zip(labels, found, strict=True))
 
-    rows = [("source", clean, 0), ("target", clean, 1), *((trial.label, result.scored([trial]), 2) for trial in trials)]
-    return {label: value(scored, row) for label, scored, row in rows if scored.clusters}
+    rows = values(["source", "target"], clean, slice(2)) if clean.clusters else {}
+    for group in result.alike(trials):
+        if (scored := result.scored(group)).clusters:
+            rows |= values([trial.label for trial in group], scored, slice(2, None))
+    order = ["source", "target", *(trial.label for trial in trials)]
+    return {label: rows[label] for label in order if label in rows}
 
 
 def aggregate_sections(result: StudyResult, plugins: Plugins, trials: Sequence[Trial]) -> list[Section]:

@@ -71,13 +71,13 @@ def study_page(result: StudyResult, plugins: Plugins) -> Page:
     rows = charted(result.trials, len(finding.ranking) if finding else 0)
     stated = finding.stated() if finding else {}
     planted = planted_layers(*subject(result), plugins.models()) or ()
-    shown = [trial_view(result, trial, finding.layers if finding else (), planted, stated) for trial in rows]
+    shown = trial_views(result, rows, stated, finding.layers if finding else (), planted)
     return replace(
         page,
         sections=[*tried(result, rows, stated), *aggregate_sections(result, plugins, rows), *sections],
         score=result.rank.removesuffix("_target"),
         clean=result.unpatched(),
-        trials=[view for view in shown if view is not None],
+        trials=shown,
         pairs=pair_views(result, rows),
         next_steps=next_steps(result, plugins),
     )
@@ -96,24 +96,43 @@ def charted(trials: Sequence[Trial], layers: int) -> list[Trial]:
     return sorted(single if len(single) >= layers else forward, key=lambda trial: (len(trial.layers), trial.layers))
 
 
-def trial_view(
-    result: StudyResult, trial: Trial, named: Sequence[int], planted: Sequence[int], stated: Mapping[str, Interval]
-) -> TrialView | None:
-    """A row for one trial; ``None`` if no pair is done. An interval that the answer quotes is used for its row, too."""
-    scored = result.scored([trial])
-    if not (pairs := scored.scores[scored.rank].shape[1]):
-        return None
-    return TrialView(
-        label=trial.label,
-        path=patched(trial.sites),
-        target=float(scored.clustered(scored.rank)[2].mean()),
-        response=stated.get(trial.label) or evidence(scored, [trial]).interval(0),
-        source=float(scored.clustered(scored.against)[2].mean()),
-        ssim=float(scored.scores["ssim"][2].mean()),
-        pairs=pairs,
-        overlap=overlap(trial.layers, named),
-        planted=bool(trial.layers) and set(trial.layers) <= set(planted),
-    )
+def trial_views(
+    result: StudyResult,
+    trials: Sequence[Trial],
+    stated: Mapping[str, Interval],
+    named: Sequence[int] = (),
+    planted: Sequence[int] = (),
+) -> list[TrialView]:
+    """A row for each trial that is done on some pair.
+
+    Args:
+        result: the study.
+        trials: the trials.
+        stated: intervals that the answer quotes, by label; they are used here, too. Others are those of each by itself.
+        named, planted: layers of the answer, and the planted ones.
+    """
+    views = {}
+    for group in result.alike(trials):
+        scored = result.scored(group)
+        if not (pairs := scored.scores[scored.rank].shape[1]):
+            continue
+        known = all(trial.label in stated for trial in group)
+        alone = None if known else evidence(scored, group, apart=True)
+        target, source = (scored.clustered(name)[2:].mean(axis=1).tolist() for name in (scored.rank, scored.against))
+        ssim = scored.scores["ssim"][2:].mean(axis=1).tolist()
+        for index, trial in enumerate(group):
+            views[trial.label] = TrialView(
+                label=trial.label,
+                path=patched(trial.sites),
+                target=target[index],
+                response=alone.interval(index) if alone and trial.label not in stated else stated[trial.label],
+                source=source[index],
+                ssim=ssim[index],
+                pairs=pairs,
+                overlap=overlap(trial.layers, named),
+                planted=bool(trial.layers) and set(trial.layers) <= set(planted),
+            )
+    return [views[trial.label] for trial in trials if trial.label in views]
 
 
 def overlap(layers: Sequence[int], named: Sequence[int]) -> Overlap:
@@ -142,7 +161,8 @@ def pair_views(result: StudyResult, rows: Sequence[Trial]) -> list[PairView]:
     views, known = [], {trial.label for trial in result.trials}
     labels = [trial.label for trial in (source(), target(), *rows) if trial.label in known]
     for number, (one, other, _, word, goal, *_) in enumerate(result.manifest["settings"]["pairs"]):
-        images = {label: data_uri(image) for label in labels if (image := result.images(label, number)) is not None}
+        pictures = zip(labels, result.pictures(labels, number), strict=True)
+        images = {label: data_uri(image) for label, image in pictures if image is not None}
         if {"source", "target"} <= set(images):
             views.append(PairView(word, goal, one, other, images))
         if len(views) == PAIRS:
@@ -153,8 +173,7 @@ def pair_views(result: StudyResult, rows: Sequence[Trial]) -> list[PairView]:
 def tried(result: StudyResult, charted: Sequence[Trial], stated: Mapping[str, Interval]) -> list[Section]:
     """All other trials of the study."""
     drawn = {trial.label for trial in charted}
-    rest = [trial for trial in result.trials if trial.sites and trial.label not in drawn]
-    views = [view for trial in rest if (view := trial_view(result, trial, (), (), stated)) is not None]
+    views = trial_views(result, [one for one in result.trials if one.sites and one.label not in drawn], stated)
     if not views:
         return []
     rows: list[list[Cell]] = [[patch.label, *patch.response, patch.ssim] for patch in views]

@@ -122,7 +122,7 @@ def tested(result: StudyResult, page: Page) -> tuple[list[Trial], dict[str, Inte
 def study_sheet(result: StudyResult, trials: Sequence[Trial], named: Collection[str]) -> Image.Image | None:
     """The contact sheet: source, target and what every patch made of the source, for the first pairs.
 
-    Pictures are read one at a time, so the memory this takes does not grow with the number of pairs.
+    Pictures are read a file at a time, so the memory this takes does not grow with the number of pairs.
     """
     settings = result.manifest["settings"]
     left_out = {*settings["set_aside"], *settings["held_out"]}
@@ -133,7 +133,7 @@ def study_sheet(result: StudyResult, trials: Sequence[Trial], named: Collection[
     rows, labels = [], [trial.label for trial in shown]
     for number in numbers:
         pair = Pair(*settings["pairs"][number])
-        images = [_small(result.images(label, number)) for label in ("source", "target", *labels)]
+        images = list(map(_small, result.pictures(["source", "target", *labels], number)))
         rows.append((f"{pair.source_word}\n→ {pair.target_word}", images))
     return contact_sheet(labels, rows, named)
 

@@ -19,8 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from t2iprobe.core.branch import Branch
 from t2iprobe.core.cache import ActivationCache
-from t2iprobe.core.contracts.adapter import Adapter, Branch, Pipeline
+from t2iprobe.core.contracts.adapter import Adapter, Pipeline
 from t2iprobe.core.interventions import HookContext, Intervention, ablate, interpolate, patch, steer
 from t2iprobe.core.model import Model, Run
 from t2iprobe.core.scope import Scope

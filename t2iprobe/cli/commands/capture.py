@@ -143,7 +143,7 @@ def _deciding(options: CaptureOptions, ref: str, prompts: list[str]) -> dict[str
 
 def _planned(options: CaptureOptions, model: Model, prompts: list[str], budget: int | None) -> CapturePlan:
     """Print on stderr what will be captured and what it takes; refuse if that exceeds the budget."""
-    from t2iprobe.core.contracts.adapter import Branch
+    from t2iprobe.core.branch import Branch
     from t2iprobe.core.store.capture import layout_of, plan
 
     generation = model.generation(prompts, options.seed, **options.generation)

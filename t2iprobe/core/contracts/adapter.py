@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from enum import StrEnum
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, ClassVar, Literal, get_args
 
@@ -16,6 +15,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
+from t2iprobe.core.branch import Branch
 from t2iprobe.core.errors import ConfigError, HookError, ModelError
 from t2iprobe.core.sites import Site
 from t2iprobe.core.windows import window_of
@@ -27,14 +27,6 @@ FromText = Callable[[Mapping[str, Any]], Tensor]
 #: arguments of a pipeline call that replace its number of steps
 TIMES = ("timesteps", "sigmas")
 Prediction = Literal["epsilon", "v_prediction", "flow", "sample"]
-
-
-class Branch(StrEnum):
-    """A part of the batch of a denoiser call under classifier-free guidance (Ho & Salimans, arXiv 2207.12598)."""
-
-    UNCOND = "uncond"
-    COND = "cond"
-    SKIP = "skip"  # the conditional pass with some layers skipped or perturbed (SD3, arXiv 2403.17377)
 
 
 @dataclass(frozen=True, slots=True)

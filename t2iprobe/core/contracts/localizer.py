@@ -5,10 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from t2iprobe.core.statistics import Interval
-from t2iprobe.core.trial_runner import TrialRunner
+
+if TYPE_CHECKING:
+    from t2iprobe.core.trial_runner import TrialRunner
 
 #: the unit of most rankings: the effect of patching a layer, 0 as the source, 1 as the target
 WAY = "share of the way from source to target"

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,30 +43,45 @@ BLOCK = 1 << 20
 Table = dict[str, dict[str, list[str | None]]]
 
 
-def keep(folder: Path, contents: Mapping[str, Content]) -> None:
+def keep(folder: Path, contents: Mapping[str, Any] | Iterable[tuple[str, Content]]) -> None:
     """Write files of a run, each whole or not at all, and note their checksums so that damage is noticed.
+
+    All are written beside their places before the first is put there, so any number of files takes one note.
 
     Args:
         folder: the run's folder.
-        contents: contents of the files, by name below the folder.
+        contents: contents of the files (:data:`Content`) by name below the folder; or such pairs, made one by one.
 
     Raises:
         StoreError: the disk is full or gone.
         ConfigError: a folder in it is a link.
     """
-    for name in contents:
-        if link := next((one for one in Path(name).parents[:-1] if (folder / one).is_symlink()), None):
-            raise ConfigError(f"{folder / link} is a link, and nothing is written behind it; delete it")
-    with explained(str(folder)):
-        data = {name: encoded(content, name) for name, content in contents.items()}
-    table = _table(folder)
-    for name, found in data.items():
-        before = table["kept"].get(name, table["sealed"].pop(name, [None]))
-        table["kept"][name] = [before[-1], hashlib.sha256(found).hexdigest()]
-    _write(folder, table)
-    for name, found in data.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        write(folder / name, found)
+    digests, parts = {}, {}
+    try:
+        for name, content in contents.items() if isinstance(contents, Mapping) else contents:
+            if link := next((one for one in Path(name).parents[:-1] if (folder / one).is_symlink()), None):
+                raise ConfigError(f"{folder / link} is a link, and nothing is written behind it; delete it")
+            path = folder / name
+            if folder.is_dir():  # a run's folder that was taken away is not made again
+                path.parent.mkdir(parents=True, exist_ok=True)
+            parts[path] = path.with_name(f".{path.name}{PARTS}")
+            with explained(str(path)):
+                data = encoded(content, path.name)
+            digests[name] = hashlib.sha256(data).hexdigest()
+            write(parts[path], data)
+        table = _table(folder)
+        for name, digest in digests.items():
+            before = table["kept"].get(name, table["sealed"].pop(name, [None]))
+            table["kept"][name] = [before[-1], digest]
+        _write(folder, table)
+        for path, part in parts.items():
+            with explained(str(path)):
+                part.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            for part in parts.values():
+                part.unlink(missing_ok=True)
+        raise
 
 
 def settle(folder: Path, names: Collection[str]) -> None:
@@ -141,6 +156,13 @@ def damaged(folder: Path) -> Iterator[tuple[str, str]]:
         reason = _reason(folder / name, digests)
         if reason:
             yield name, reason
+
+
+def intact(folder: Path, names: Iterable[str]) -> set[str]:
+    """Those of a run's files that are there and what was noted of them last."""
+    table = _table(folder)
+    noted = {name: (table["kept"].get(name) or table["sealed"].get(name) or [None])[-1:] for name in names}
+    return {name for name, digest in noted.items() if _reason(folder / name, digest) == "" and digest != [None]}
 
 
 def counted(folder: Path) -> int:

@@ -10,13 +10,14 @@ import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-
-from t2iprobe.core.model import Model
 from t2iprobe.core.placement import stored
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from t2iprobe.core.model import Model
 
 PACKAGES = ("t2iprobe", "torch", "diffusers", "transformers", "peft", "zarr", "numpy")
 SAMPLES = 64  # how many values of a tensor are hashed
@@ -80,6 +81,8 @@ def digest(pipelines: Iterable[Any]) -> str:
 
 
 def _tensors(pipelines: Iterable[Any]) -> Iterator[tuple[str, Tensor]]:
+    from torch import nn
+
     for number, pipeline in enumerate(pipelines):
         for name, part in sorted(pipeline.components.items()):
             if isinstance(part, nn.Module):
@@ -88,6 +91,8 @@ def _tensors(pipelines: Iterable[Any]) -> Iterator[tuple[str, Tensor]]:
 
 
 def _sample(tensor: Tensor) -> bytes:
+    import torch
+
     if tensor.is_meta or not tensor.numel():  # offloaded to disk: name and shape have to suffice
         return b""
     flat = tensor.detach().reshape(-1)

@@ -23,13 +23,13 @@ from PIL.Image import Image
 
 from t2iprobe.core.errors import ConfigError, DamagedError, RunExistsError
 from t2iprobe.core.names import near
-from t2iprobe.core.runs.checksums import CHECKSUMS, keep, signed, unsigned
-from t2iprobe.core.runs.files import PARTS, encoded, write
+from t2iprobe.core.runs.checksums import CHECKSUMS, intact, keep, signed, unsigned
+from t2iprobe.core.runs.files import PARTS, write
 from t2iprobe.core.runs.lock import LOCK
 
 MANIFEST = "manifest.json"
 STORE = "study.zarr"
-Read = Callable[[str, int], Image | None]  # the picture of a trial and a pair
+Read = Callable[[Sequence[str], int], Iterator[Image | None]]  # the pictures of trials on a pair
 TYPES: Mapping[str, type | tuple[type, ...]] = {  # of values that are read whatever made the run
     **dict.fromkeys(("settings", "arguments", "plugins", "spent", "progress"), dict),
     **dict.fromkeys(("kind", "state", "started", "ended", "sentence"), str),
@@ -169,21 +169,31 @@ def _short(value: Any) -> str:
     return f"{len(value)} of them" if isinstance(value, list) and len(value) > 4 else repr(value)
 
 
-def write_images(path: Path, folder: str, pairs: Iterable[int], labels: Mapping[str, str], image: Read) -> None:
-    """Write one PNG per image: ``folder/pair-000/<label>.png``; existing files are overwritten.
+def write_images(path: Path, folder: str, pairs: Iterable[int], labels: Mapping[str, str], read: Read) -> None:
+    """Write one PNG per image: ``folder/pair-000/<label>.png``; those that are there as they were written stay.
 
-    Images are read one at a time, so the memory this takes does not grow with the number of pairs.
+    Images are read pair by pair, so the memory this takes does not grow with the number of pairs.
 
     Args:
         path: the run's folder.
         folder: the folder in it.
         pairs: numbers of the pairs.
         labels: names of the files, by trial label.
-        image: reads the image of a trial and a pair; without an image there is no file.
+        read: reads the images of trials on a pair; without an image there is no file.
 
     Raises:
         StoreError: the disk is full or gone.
     """
-    for number in pairs:
-        made = ((f"{folder}/pair-{number:03d}/{name}.png", image(label, number)) for label, name in labels.items())
-        keep(path, {name: encoded(one, name) for name, one in made if one is not None})
+    wanted = {
+        number: {f"{folder}/pair-{number:03d}/{name}.png": label for label, name in labels.items()} for number in pairs
+    }
+    there = intact(path, [name for files in wanted.values() for name in files])
+
+    def made() -> Iterator[tuple[str, Image]]:
+        for number, files in wanted.items():
+            missing = {name: label for name, label in files.items() if name not in there}
+            for name, image in zip(missing, read(list(missing.values()), number), strict=True):
+                if image is not None:
+                    yield name, image
+
+    keep(path, made())

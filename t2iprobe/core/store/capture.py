@@ -15,8 +15,9 @@ from PIL.Image import Image
 from torch import Tensor
 
 from t2iprobe.core.arguments import EMBEDDINGS, TEXTS, options_of
+from t2iprobe.core.branch import Branch
 from t2iprobe.core.cache import Key
-from t2iprobe.core.contracts.adapter import TIMES, Branch
+from t2iprobe.core.contracts.adapter import TIMES
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.interventions import Patterns, names
 from t2iprobe.core.model import Generation, Model, OnStep

@@ -19,6 +19,8 @@ from t2iprobe.core.errors import ConfigError, DamagedError
 from t2iprobe.core.names import near
 
 STUDY = "study.zarr"
+#: file names of an array in one folder, without a folder for each axis
+FLAT: dict[str, Any] = {"name": "default", "separator": "."}
 
 #: a run folder or a ``.zarr`` folder, a URL that fsspec knows, or a Zarr store object (``zarr.storage.ObjectStore``)
 Where = str | Path | Store

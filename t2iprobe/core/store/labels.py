@@ -12,7 +12,7 @@ import zarr
 from zarr.codecs import Crc32cCodec
 from zarr.core.buffer import Buffer
 
-from t2iprobe.core.contracts.adapter import Branch
+from t2iprobe.core.branch import Branch
 from t2iprobe.core.errors import DamagedError
 from t2iprobe.core.runs.files import understood
 from t2iprobe.core.store import claims, codecs, keys, regions

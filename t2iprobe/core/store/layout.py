@@ -15,15 +15,13 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from t2iprobe.core.contracts.adapter import Branch
+from t2iprobe.core.branch import Branch
 from t2iprobe.core.errors import ConfigError, StoreError
 from t2iprobe.core.store.codecs import Codec
 
 FORMAT = 1
 ACTIVATIONS = "activations"
 COMMITTED = "committed"
-#: file names of an array in one folder, without a folder for each axis
-FLAT: dict[str, Any] = {"name": "default", "separator": "."}
 FILES = "c."  # prefix of their names
 LABELS = ("step", "prompt", "seed")
 CHUNK = 256 << 10  # bytes per chunk, unless a row is larger

@@ -14,8 +14,8 @@ import torch
 import zarr
 from torch import Tensor
 
+from t2iprobe.core.branch import Branch
 from t2iprobe.core.cache import Activations, Key
-from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.errors import ConfigError, SiteError
 from t2iprobe.core.store import codecs, keys, regions
 from t2iprobe.core.store.labels import Captured, runs

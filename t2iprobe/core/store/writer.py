@@ -26,7 +26,6 @@ from t2iprobe.core.store.buffers import Buffers
 from t2iprobe.core.store.layout import (
     ACTIVATIONS,
     COMMITTED,
-    FLAT,
     LABELS,
     Layout,
     SiteLayout,
@@ -241,7 +240,7 @@ class ActivationWriter:
                 fill_value=codecs.DTYPES[getattr(torch, dtype)][1],
                 compressors=layout.codec.compressors(value.dtype.itemsize),
                 dimension_names=(*(() if entry.static else ("step",)), "batch", *entry.axes),
-                chunk_key_encoding=FLAT,
+                chunk_key_encoding=keys.FLAT,
                 attributes={"dtype": dtype, "coordinates": labels.COORDINATES},
             )
         found = found.with_config({"write_empty_chunks": True})

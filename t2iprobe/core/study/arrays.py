@@ -10,8 +10,9 @@
 
 Scores lie at the root, beside their labels, because that is what ``xarray.open_zarr`` shows.
 
-The rows that one ask gives for a pair are whole chunks, each with its own checksum. Many chunks lie in one file (a Zarr
-shard), so the scores of ten thousand pairs take a few hundred files, not sixty thousand. Only one process writes.
+A file has the scores of many trials on many pairs, and the pictures that one ask gives for a pair lie in one file, a
+chunk each (a Zarr shard). Every chunk has its own checksum. Only one process writes, and it knows all scores, so whole
+files are written, without Zarr's read-modify-write: :func:`score_files` and :func:`picture_files`.
 
 Readers such as xarray see the consolidated metadata in the root's ``zarr.json``. It is one file and is replaced last,
 so a reader always finds arrays that agree in shape. The arrays' own metadata may be ahead of it; :func:`grow` makes up
@@ -20,31 +21,38 @@ for that.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import zarr
+from numcodecs.zstd import Zstd
+from numpy.typing import NDArray
 from PIL import Image
 from zarr.abc.store import Store
 from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.core.buffer import Buffer, default_buffer_prototype
 
 from t2iprobe.core.errors import ConfigError, DamagedError, RunExistsError
 from t2iprobe.core.runs.files import understood
+from t2iprobe.core.scoring import Scores
 from t2iprobe.core.store import claims, keys, regions
-from t2iprobe.core.store.layout import FLAT
 
 Array = zarr.Array[Any]
-ROWS, COLUMNS = 64, 256  # trials in a chunk of scores, and pairs in a file of scores
+ROWS, COLUMNS = 256, 64  # trials and pairs in a file of scores: what one ask gives for a pair is mostly one file
 IMAGE_BYTES = 64 << 20  # bytes of pictures in one file, before compression
 LABELS = 4096  # in a chunk
+LEVEL = 1  # of compression
+ABSENT = np.uint64(2**64 - 1)  # offset and length of a chunk that a shard does not have
 SCORES, QUESTION = "scores", "question"  # attributes of the root
 TAKEN = ("trial", "pair", "images", "memo", "activations")  # names that are not scores
 
 
 def compressors() -> list[Any]:
     """Codecs of every chunk; the checksum covers the bytes as they lie on the disk."""
-    return [ZstdCodec(level=1), Crc32cCodec()]
+    return [ZstdCodec(level=LEVEL), Crc32cCodec()]
 
 
 def create(where: str | Store, pairs: Sequence[str], names: Sequence[str], question: str = "") -> zarr.Group:
@@ -73,8 +81,7 @@ def _scores(root: zarr.Group, name: str, pairs: int) -> None:
     root.create_array(
         name,
         shape=(0, pairs),
-        chunks=(ROWS, 1),
-        shards=(ROWS, COLUMNS),
+        chunks=(ROWS, COLUMNS),
         dtype="float32",
         fill_value=np.nan,
         dimension_names=("trial", "pair"),
@@ -90,7 +97,7 @@ def add_images(root: zarr.Group, trials: int, pairs: int, shape: tuple[int, ...]
         shape=(trials, pairs, *shape),
         chunks=(1, 1, *shape),
         shards=(max(1, min(together, IMAGE_BYTES // size)), 1, *shape),
-        chunk_key_encoding=FLAT,
+        chunk_key_encoding=keys.FLAT,
         dtype="uint8",
         fill_value=0,
         dimension_names=("trial", "pair", "y", "x", "rgb"),
@@ -125,6 +132,70 @@ def grow(root: zarr.Group, trials: Sequence[Mapping[str, Any]]) -> None:
         if array.shape[0] != len(labels):
             array.resize((len(labels), *array.shape[1:]))
     keys.publish(root)
+
+
+def score_files(
+    array: Array, known: Scores, rows: NDArray[np.intp], pairs: NDArray[np.intp], values: Scores
+) -> dict[str, Buffer]:
+    """The files that new scores change, by key, each whole.
+
+    Args:
+        array: the array of the scores.
+        known: all scores before, (trial, pair).
+        rows, pairs: places of the new ones, (score,) each.
+        values: the new ones, (score,).
+    """
+    files = {}
+    for key, (high, wide) in regions.chunks(array, [rows.tolist(), pairs.tolist()]):
+        block = np.full(array.chunks, np.nan, "<f4")
+        block[: high.stop - high.start, : wide.stop - wide.start] = known[high, wide]
+        own = (rows >= high.start) & (rows < high.stop) & (pairs >= wide.start) & (pairs < wide.stop)
+        block[rows[own] - high.start, pairs[own] - wide.start] = values[own]
+        files[key] = _buffer(_packed(block))
+    return files
+
+
+def picture_files(
+    array: Array, pair: int, shown: Mapping[int, NDArray[np.uint8]], there: Collection[int]
+) -> tuple[dict[str, Buffer], list[int]]:
+    """Pictures of a pair as whole files.
+
+    Args:
+        array: the array of the pictures.
+        pair: number of the pair.
+        shown: pictures by the row of their trial.
+        there: rows of the pair that have a picture already.
+
+    Returns:
+        The files by key, and the rows that cannot be written so because their files have other pictures.
+    """
+    together = (array.shards or array.chunks)[0]
+    taken = {row // together for row in there}
+    files, left = {}, list[int]()
+    for file, rows in itertools.groupby(sorted(shown), lambda row: row // together):
+        if file in taken or array.shards is None:
+            left += rows
+            continue
+        chunks = {row % together: _packed(shown[row]) for row in rows}
+        index, offset = np.full((together, 2), ABSENT, "<u8"), 0
+        for place, chunk in chunks.items():
+            index[place] = offset, len(chunk)
+            offset += len(chunk)
+        files[file_of(array, (file * together, pair))] = _buffer(b"".join([*chunks.values(), _summed(index.tobytes())]))
+    return files, left
+
+
+def _packed(values: NDArray[Any]) -> bytes:
+    """A chunk as :func:`compressors` make it."""
+    return _summed(Zstd(level=LEVEL).encode(np.ascontiguousarray(values)))
+
+
+def _summed(data: bytes) -> bytes:
+    return data + google_crc32c.value(data).to_bytes(4, "little")
+
+
+def _buffer(data: bytes) -> Buffer:
+    return default_buffer_prototype().buffer.from_bytes(data)
 
 
 def rows_of(root: zarr.Group) -> list[Array]:
@@ -175,7 +246,7 @@ def read_scores(array: Array, trials: int, pairs: int) -> Any:
     Raises:
         DamagedError: a chunk is not what was written, or the array is not one of scores of so many pairs.
     """
-    if array.dtype != np.float32 or array.shape[1:] != (pairs,) or array.shards != (ROWS, COLUMNS):
+    if array.dtype != np.float32 or array.shape[1:] != (pairs,) or array.chunks != (ROWS, COLUMNS):
         raise claims.refused(array, f"it should have the scores of {pairs:,} pairs")
     return read(array, slice(0, trials))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -157,9 +157,9 @@ class StudyResult:
         clusters = np.array(self.clusters)
         patched = [(row, trial) for row, trial in enumerate(self.trials) if trial.sites]
         known = [(trial, column[row]) for row, trial in patched if np.isfinite(column[row]).any()]
-        found = [_ranked(trial, row, clusters, bounds) for trial, row in known]
         down = name == self.rank and self.scale.direction == "lower" if lowest is None else lowest
-        return Ranking(sorted(found, key=lambda one: one.score.mean * (1 if down else -1))[:k])
+        ordered = sorted(known, key=lambda one: _mean(one[1]) * (1 if down else -1))
+        return Ranking(_ranked(trial, row, clusters, bounds) for trial, row in ordered[:k])
 
     def scored(self, trials: Sequence[Trial]) -> Scored:
         """Scores of the unpatched source and target and of some trials, on the pairs with results for all of them."""
@@ -175,6 +175,14 @@ class StudyResult:
             self.scale,
             np.array(self.clusters)[done].tolist(),
         )
+
+    def alike(self, trials: Sequence[Trial]) -> list[list[Trial]]:
+        """The trials in groups that were measured on the same pairs, so that :meth:`scored` leaves none out."""
+        groups: dict[tuple[int | None, bytes], list[Trial]] = {}
+        for trial in trials:
+            done = np.all([np.isfinite(self._of(name, trial.label)) for name in self.scores], axis=0)
+            groups.setdefault((trial.num_steps, done.tobytes()), []).append(trial)
+        return list(groups.values())
 
     def _of(self, name: str, label: str) -> Scores:
         """(pair,) one score of a trial; NaN where it was not measured."""
@@ -192,11 +200,12 @@ class StudyResult:
         low, high = scored.clustered(scored.rank)
         return interval(low, bounds=self.scale.bounds), interval(high, bounds=self.scale.bounds)
 
-    @property
+    @cached_property
     def clusters(self) -> list[int]:
         """For each pair, the number of its prompts: pairs with the same prompts are one observation."""
         prompts = [tuple(pair[:2]) for pair in self.manifest["settings"]["pairs"]]
-        return [prompts.index(one) for one in prompts]
+        first: dict[tuple[Any, ...], int] = {}
+        return [first.setdefault(one, number) for number, one in enumerate(prompts)]
 
     def _score(self, by: str | None) -> str:
         names = self._recorded.names
@@ -217,12 +226,25 @@ class StudyResult:
             ConfigError: no such trial or pair.
             DamagedError: it is not what was written.
         """
-        label = trial if isinstance(trial, str) else trial.label
-        if self._recorded.row(label) is None:
-            raise ConfigError(f"no trial {label!r} in {self.path}{near(label, [one.label for one in self.trials])}")
+        return next(self.pictures([trial if isinstance(trial, str) else trial.label], pair))
+
+    def pictures(self, labels: Sequence[str], pair: int) -> Iterator[Image | None]:
+        """The pictures of several trials on a pair, as :meth:`images`; faster than one by one.
+
+        Raises:
+            ConfigError: no such trial or pair.
+            DamagedError: one is not what was written.
+        """
+        if wrong := next((label for label in labels if self._recorded.row(label) is None), None):
+            raise ConfigError(f"no trial {wrong!r} in {self.path}{near(wrong, [one.label for one in self.trials])}")
         if not 0 <= pair < len(self.pairs):
             raise ConfigError(f"no pair {pair} in {self.path}; it has {len(self.pairs)}, numbered from 0")
-        return self._recorded.image(label, pair)
+        return self._recorded.images(labels, pair)
+
+
+def _mean(row: Scores) -> float:
+    """The mean as :func:`interval` gives it, over the pairs that are done."""
+    return float(row[np.isfinite(row)].astype(np.float64)[:, None].mean(axis=0)[0])
 
 
 def _ranked(trial: Trial, row: Scores, clusters: NDArray[np.int_], bounds: Bounds | None) -> Ranked:

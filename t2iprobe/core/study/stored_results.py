@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
-from t2iprobe.core.contracts.adapter import Branch
+from t2iprobe.core.branch import Branch
 from t2iprobe.core.errors import ConfigError, DamagedError, NonFiniteError
 from t2iprobe.core.runs.checksums import check
 from t2iprobe.core.runs.files import explained, understood
@@ -22,11 +23,13 @@ from t2iprobe.core.scope import Scope
 from t2iprobe.core.scoring import Scores
 from t2iprobe.core.store import keys
 from t2iprobe.core.study import arrays
-from t2iprobe.core.sweep import TrialResult
 from t2iprobe.core.trials import Trial
 
+if TYPE_CHECKING:
+    from t2iprobe.core.sweep import TrialResult
+
 PARTS = ("steps", "branches", "rows", "tokens", "heads")  # of a scope
-Answer = tuple[TrialResult, tuple[Trial, ...]]  # for one pair, with its trials
+Answer = tuple["TrialResult", tuple[Trial, ...]]  # for one pair, with its trials
 
 
 class RecordedResults:
@@ -88,19 +91,35 @@ class RecordedResults:
         return {name: float(self._known[name][row, pair]) for name in self.names}
 
     def image(self, label: str, pair: int) -> Image.Image | None:
-        """See :class:`~t2iprobe.core.trial_runner.ResultCache`; ``None`` if it is not done or has no picture.
+        """See :class:`~t2iprobe.core.trial_runner.ResultCache` and :meth:`images`."""
+        return next(self.images([label], pair))
+
+    def images(self, labels: Sequence[str], pair: int) -> Iterator[Image.Image | None]:
+        """The pictures of trials on a pair; ``None`` for one that is not done or has no picture.
+
+        Those that lie in one file are read together; no more are in memory.
 
         Raises:
-            DamagedError: it is not what was written.
+            DamagedError: one is not what was written.
         """
-        if self.scores(label, pair) is None or not ("images" in self._open or arrays.has(self._root, "images")):
-            return None
-        array, row = arrays.pictures(self._array("images"), len(self.pairs)), self._rows[label]
-        found = arrays.read(array, (row, pair))
-        key = arrays.file_of(array, (row, pair))
-        if not found.any() and not keys.exists(array.store, key):
-            raise DamagedError(f"chunk {key} of {keys.name_of(array.store)} is missing; restore a copy of it")
-        return Image.fromarray(np.asarray(found, np.uint8))
+        if not ("images" in self._open or arrays.has(self._root, "images")):
+            yield from [None] * len(labels)
+            return
+        array = arrays.pictures(self._array("images"), len(self.pairs))
+        done, together = self.done[:, pair], (array.shards or array.chunks)[0]
+        known = [self._rows.get(label) for label in labels]
+        rows = [row if row is not None and done[row] else None for row in known]
+        for file, listed in itertools.groupby(rows, lambda row: None if row is None else row // together):
+            if file is None:
+                yield from (None for _ in listed)
+                continue
+            wanted = [row for row in listed if row is not None]
+            first = min(wanted)
+            found = arrays.read(array, (slice(first, max(wanted) + 1), pair))
+            key = arrays.file_of(array, (first, pair))
+            if not found.any() and not keys.exists(array.store, key):
+                raise DamagedError(f"chunk {key} of {keys.name_of(array.store)} is missing; restore a copy of it")
+            yield from (Image.fromarray(found[row - first]) for row in wanted)
 
 
 class StoredResults(RecordedResults):
@@ -175,36 +194,39 @@ class StoredResults(RecordedResults):
                 )
 
     def _commit(self, batch: Sequence[Answer]) -> None:
-        for measured, trials in batch:
-            self._write_images(measured, trials)
-        rows = _span(self._rows[trial.label] for _, trials in batch for trial in trials)
-        pairs = _span(measured.pair for measured, _ in batch)
-        blocks = {name: self._block(name, batch, rows, pairs) for name in self.names}
-        for name in reversed(self.names):
-            self._array(name)[rows, pairs] = blocks[name]
-        for name, block in blocks.items():
-            self._known[name][rows, pairs] = block
+        store, done = self._root.store, self.done
+        pictures = [self._write_images(measured, trials, done[:, measured.pair]) for measured, trials in batch]
+        keys.put(store, {key: file for files in pictures for key, file in files.items()})
+        answers = [
+            (self._rows[trial.label], measured.pair, measured.scores[trial.label])
+            for measured, trials in batch
+            for trial in trials
+        ]
+        rows, pairs = (np.array([answer[axis] for answer in answers]) for axis in (0, 1))
+        new = {name: np.array([scores[name] for *_, scores in answers], np.float32) for name in self.names}
+        files = [arrays.score_files(self._array(n), self._known[n], rows, pairs, new[n]) for n in self.names]
+        ranking, *others = files
+        keys.put(store, {key: file for one in others for key, file in one.items()})
+        keys.put(store, ranking)
+        for name, values in new.items():
+            self._known[name][rows, pairs] = values
 
-    def _block(self, name: str, batch: Sequence[Answer], rows: slice, pairs: slice) -> Scores:
-        """The known values of a rectangle with the new answers added, so that one write stores all or nothing."""
-        block = self._known[name][rows, pairs].copy()
-        for measured, trials in batch:
-            for trial in trials:
-                place = self._rows[trial.label] - rows.start, measured.pair - pairs.start
-                block[place] = measured.scores[trial.label][name]
-        return block
-
-    def _write_images(self, measured: TrialResult, trials: Sequence[Trial]) -> None:
+    def _write_images(self, measured: TrialResult, trials: Sequence[Trial], done: NDArray[np.bool_]) -> dict[str, Any]:
+        """Write pictures that share files with others; gives the files of all the others, which are whole."""
         labels = [trial.label for trial in trials if trial.label in measured.images]
         shown = {self._rows[label]: np.asarray(measured.images[label]) for label in labels}
-        if shown and "images" not in self._open and not arrays.has(self._root, "images"):
+        if not shown:
+            return {}
+        if "images" not in self._open and not arrays.has(self._root, "images"):
             shape = next(iter(shown.values())).shape
             arrays.add_images(self._root, len(self.trials), len(self.pairs), shape, len(shown))
             keys.publish(self._root)
-        rows = np.array(sorted(shown), int)
-        for part in np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1) if shown else ():  # runs without gaps
-            pictures = np.stack([shown[row] for row in part.tolist()])
-            self._array("images")[part[0] : part[-1] + 1, measured.pair] = pictures
+        array = self._array("images")
+        files, left = arrays.picture_files(array, measured.pair, shown, np.flatnonzero(done).tolist())
+        rows = np.array(left, int)
+        for part in np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1) if left else ():  # runs without gaps
+            array[part[0] : part[-1] + 1, measured.pair] = np.stack([shown[row] for row in part.tolist()])
+        return files
 
     def memo(self, key: str, compute: Callable[[], NDArray[Any]]) -> NDArray[Any]:
         """See :class:`~t2iprobe.core.trial_runner.ResultCache`."""
@@ -224,12 +246,6 @@ class StoredResults(RecordedResults):
             )
             array.attrs["done"] = True  # set after the values, to mark that they are complete
         return value
-
-
-def _span(numbers: Iterable[int]) -> slice:
-    """The slice from the first to the last."""
-    listed = list(numbers)
-    return slice(min(listed), max(listed) + 1)
 
 
 def _sweep_up(store: Store) -> None:

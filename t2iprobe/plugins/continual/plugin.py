@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from t2iprobe.registry.hookspecs import hookimpl
+from t2iprobe.registry.hookspecs import hookimpl, view_at
 
 if TYPE_CHECKING:
     import typer
@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 @hookimpl
 def t2iprobe_register_runs() -> dict[str, View]:
     """Runs of ``t2iprobe continual run``."""
-    from t2iprobe.plugins.continual.report import view
-
-    return {"continual": view}
+    return {"continual": view_at("t2iprobe.plugins.continual.report:view")}
 
 
 @hookimpl

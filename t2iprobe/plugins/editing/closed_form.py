@@ -27,8 +27,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from t2iprobe.core.branch import Branch
 from t2iprobe.core.cache import Key
-from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.contracts.editor import Edited, Editor, EditTask
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.interventions import patch

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from t2iprobe.core.contracts.adapter import Branch
+from t2iprobe.core.branch import Branch
 from t2iprobe.core.contracts.editor import Edited, Editor, EditTask
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.interventions import Intervention, patch

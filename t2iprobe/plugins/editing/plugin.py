@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from t2iprobe.registry.hookspecs import hookimpl
+from t2iprobe.registry.hookspecs import hookimpl, view_at
 
 if TYPE_CHECKING:
     import typer
@@ -34,7 +34,4 @@ def t2iprobe_register_commands() -> dict[str, typer.Typer]:
 @hookimpl
 def t2iprobe_register_runs() -> dict[str, View]:
     """Runs of ``t2iprobe edit``."""
-    from t2iprobe.plugins.editing.comparison import EditComparison
-    from t2iprobe.plugins.editing.report import view
-
-    return {EditComparison.name: view}
+    return {"edit": view_at("t2iprobe.plugins.editing.report:view")}

@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from t2iprobe.core.contracts.adapter import Branch
+from t2iprobe.core.branch import Branch
 from t2iprobe.core.contracts.editor import Edited, Editor, EditTask
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.interventions import HookContext, Intervention, patch

@@ -72,7 +72,7 @@ def view(path: Path, plugins: Plugins) -> RunView:
     def before() -> None:
         shutil.rmtree(path / PICTURES, ignore_errors=True)
         pairs = range(len(result.manifest["settings"]["pairs"]))
-        runfolder.write_images(path, PICTURES, pairs, names, result.images)
+        runfolder.write_images(path, PICTURES, pairs, names, result.pictures)
 
     return RunView(page, answer_of(result), sheet, plot, before)
 

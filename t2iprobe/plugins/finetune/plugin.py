@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from t2iprobe.registry.hookspecs import hookimpl
+from t2iprobe.registry.hookspecs import hookimpl, view_at
 
 if TYPE_CHECKING:
     import typer
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 @hookimpl
 def t2iprobe_register_runs() -> dict[str, View]:
     """Trainings, and comparisons of several."""
-    from t2iprobe.plugins.finetune.report import comparison_view, training_view
-
-    return {"finetune": training_view, "finetune comparison": comparison_view}
+    report = "t2iprobe.plugins.finetune.report"
+    views = {"finetune": "training_view", "finetune comparison": "comparison_view"}
+    return {kind: view_at(f"{report}:{name}") for kind, name in views.items()}
 
 
 @hookimpl

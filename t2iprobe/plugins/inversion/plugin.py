@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from t2iprobe.registry.hookspecs import hookimpl
+from t2iprobe.registry.hookspecs import hookimpl, view_at
 
 if TYPE_CHECKING:
     import typer
@@ -28,8 +28,7 @@ def t2iprobe_register_inverters() -> list[type[Inverter]]:
 @hookimpl
 def t2iprobe_register_runs() -> dict[str, View]:
     """Runs of the ``t2iprobe invert`` commands."""
-    from t2iprobe.plugins.inversion.views import view
-
+    view = view_at("t2iprobe.plugins.inversion.views:view")
     return dict.fromkeys(("invert run", "invert ablate", "invert training"), view)
 
 

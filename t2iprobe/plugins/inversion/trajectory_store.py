@@ -22,8 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from t2iprobe.core.branch import Branch
 from t2iprobe.core.cache import Key
-from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.contracts.inverter import Trajectory
 from t2iprobe.core.store import verify
 from t2iprobe.core.store.layout import Layout, SiteLayout

@@ -12,8 +12,8 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
+from t2iprobe.core.branch import Branch
 from t2iprobe.core.cache import ActivationCache
-from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.model import Model
 from t2iprobe.core.pairs import Pair
 from t2iprobe.core.sites import Site

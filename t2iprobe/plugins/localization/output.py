@@ -32,7 +32,7 @@ def patch_view(path: Path, plugins: Plugins) -> RunView:
     numbers = [number for number in range(len(result.pairs)) if number not in left_out]
 
     def before() -> None:
-        runfolder.write_images(path, "images", numbers, labels, result.images)
+        runfolder.write_images(path, "images", numbers, labels, result.pictures)
 
     return study_view(result, plugins, patched, layer_plot, before)
 

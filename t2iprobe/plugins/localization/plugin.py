@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from t2iprobe.registry.hookspecs import hookimpl
+from t2iprobe.registry.hookspecs import hookimpl, view_at
 
 if TYPE_CHECKING:
     import typer
@@ -37,10 +37,7 @@ def t2iprobe_register_commands() -> dict[str, typer.Typer]:
 @hookimpl
 def t2iprobe_register_runs() -> dict[str, View]:
     """Runs of ``t2iprobe patch``; those of all other localizers show what every study does."""
-    from t2iprobe.plugins.localization.output import patch_view
-    from t2iprobe.plugins.localization.single import Single
-
-    return {Single.name: patch_view}
+    return {"single": view_at("t2iprobe.plugins.localization.output:patch_view")}
 
 
 @hookimpl

@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from t2iprobe.core.contracts.localizer import Finding, Localizer
 from t2iprobe.core.errors import BudgetError, ConfigError
@@ -20,9 +20,11 @@ from t2iprobe.core.names import choice, counted
 from t2iprobe.core.pairs import cluster_of, counted_pairs
 from t2iprobe.core.scoring import FOUND, Scored
 from t2iprobe.core.statistics import Interval
-from t2iprobe.core.sweep import Cost
-from t2iprobe.core.trial_runner import TrialRunner
 from t2iprobe.core.trials import Direction, Part, Trial, ranges
+
+if TYPE_CHECKING:
+    from t2iprobe.core.sweep import Cost
+    from t2iprobe.core.trial_runner import TrialRunner
 
 NOTHING = "Nothing stands out"
 LEAST = 3  # fewest pairs that can show a gap, if all of them agree

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from t2iprobe.core import parse
-from t2iprobe.core.contracts.adapter import Branch
+from t2iprobe.core.branch import Branch
 from t2iprobe.core.contracts.localizer import Finding, Localizer
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.evidence import Evidence, evidence

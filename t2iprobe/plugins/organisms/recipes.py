@@ -7,11 +7,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from t2iprobe.core.load_options import Embedded
 from t2iprobe.core.names import choice
-from t2iprobe.plugins.organisms.plant import Route, parse_plant
+
+if TYPE_CHECKING:
+    from t2iprobe.plugins.organisms.plant import Route
 
 WEIGHTS = Path(__file__).parent / "weights"  #: a stock diffusers folder per shipped model
 
@@ -56,6 +58,8 @@ class ModelRecipe:
     @property
     def routes(self) -> dict[str, Route]:
         """The plant, parsed."""
+        from t2iprobe.plugins.organisms.plant import parse_plant
+
         return parse_plant(self.plant)
 
     @property
@@ -81,6 +85,8 @@ def recipe(name: str, **changes: Any) -> ModelRecipe:
     Raises:
         ConfigError: the recipe does not exist, or the plant is invalid.
     """
+    from t2iprobe.plugins.organisms.plant import parse_plant
+
     known = choice("embedded model", name if name.startswith("tiny-") else f"tiny-{name}", RECIPES)
     changed = replace(known, **{key: value for key, value in changes.items() if value is not None})
     parse_plant(changed.plant)

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from t2iprobe.core.arguments import options_of
-from t2iprobe.core.contracts.adapter import Branch
+from t2iprobe.core.branch import Branch
 from t2iprobe.core.errors import ConfigError, HookError
 from t2iprobe.core.interventions import HookContext, Intervention, patch
 from t2iprobe.core.model import Generation, Model

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from t2iprobe.core.contracts.adapter import Branch
+from t2iprobe.core.branch import Branch
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.interventions import HookContext, Intervention, patch
 from t2iprobe.core.model import Model

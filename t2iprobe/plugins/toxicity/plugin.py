@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from t2iprobe.registry.hookspecs import hookimpl
+from t2iprobe.registry.hookspecs import hookimpl, view_at
 
 if TYPE_CHECKING:
     import typer
@@ -32,9 +32,8 @@ def t2iprobe_register_rewriters() -> list[type[Rewriter]]:
 @hookimpl
 def t2iprobe_register_runs() -> dict[str, View]:
     """Runs of ``t2iprobe guard run`` and ``guard bench``."""
-    from t2iprobe.plugins.toxicity.report import bench_view, run_view
-
-    return {"guard run": run_view, "guard bench": bench_view}
+    report = "t2iprobe.plugins.toxicity.report"
+    return {"guard run": view_at(f"{report}:run_view"), "guard bench": view_at(f"{report}:bench_view")}
 
 
 @hookimpl
