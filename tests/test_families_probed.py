@@ -102,26 +102,33 @@ def test_layers_are_found_in_the_published_network(family: type[ProbedAdapter]) 
 @each_family
 def test_predicting_is_what_a_run_does(family: type[ProbedAdapter]) -> None:
     """``predict`` and ``starting`` give the denoiser what the pipeline gives it at the first step."""
-    model, seen = Model(tiny(family), family()), dict[str, torch.Tensor]()
+    model = Model(tiny(family), family())
     height, width = (side // model.adapter.pixels_per_latent(model.pipeline) for side in model.picture_size())
     noise = torch.Generator().manual_seed(0)
     channels = model.adapter.encode_images(model.pipeline, torch.zeros(1, 3, *model.picture_size())).shape[1]
     latents = torch.randn(1, channels, height, width, generator=noise)
+    check_prediction(model, latents, PROMPTS[0])
+    longer = "a sign that says " * 20  # in pipelines that pad, another length
+    if family.pads_to and not model.adapter.truncated(model.pipeline, longer):
+        check_prediction(model, latents, longer)
+
+
+def check_prediction(model: Model, latents: torch.Tensor, prompt: str) -> None:
+    adapter, seen = model.adapter, dict[str, torch.Tensor]()
+    assert isinstance(adapter, ProbedAdapter)
 
     def note(denoiser: Any, args: Any, kwargs: Any, output: Any) -> None:
         seen.setdefault("output", prediction_of(output))
 
     handle = model.denoiser.register_forward_hook(note, with_kwargs=True)
-    model.run(PROMPTS[0], latents=latents, num_steps=1, guidance=family.guided_above)
+    model.run(prompt, latents=latents, num_steps=1, guidance=adapter.guided_above)
     handle.remove()
-    adapter: Any = model.adapter
     times = model.pipeline.scheduler.timesteps[:1].clone()
     with torch.no_grad():
-        told = adapter.with_guidance(
-            model.pipeline, adapter.encode_prompts(model.pipeline, PROMPTS[:1]), family.guided_above
-        )
+        text = adapter.encode_prompts(model.pipeline, [prompt])
+        told = adapter.with_guidance(model.pipeline, text, adapter.guided_above)
         predicted = adapter.predict(model.pipeline, latents, times, told)
-    expected = family.sign * adapter.unpacked(model.pipeline, seen["output"], latents.shape)
+    expected = adapter.sign * adapter.unpacked(model.pipeline, seen["output"], latents.shape)
     assert predicted.shape == latents.shape
     torch.testing.assert_close(predicted, expected, rtol=1e-4, atol=1e-5)
 

@@ -103,7 +103,8 @@ class BriaFibo(ProbedAdapter):
     def predict(self, pipeline: Pipeline, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         """See :meth:`Adapter.predict`."""
         height, width = (side * self.pixels_per_latent(pipeline) for side in latents.shape[-2:])
-        call, mask = dict(self._template(pipeline, latents, height, width)), conditioning.extra["mask"].bool()
+        call = dict(self._template(pipeline, latents, height, width, conditioning.tokens.shape[1]))
+        mask = conditioning.extra["mask"].bool()
         seen = functional.pad(mask, (0, latents.shape[-2] * latents.shape[-1]), value=True)
         call |= {
             "hidden_states": self.packed(pipeline, latents, call["hidden_states"].shape),

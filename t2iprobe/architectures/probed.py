@@ -173,7 +173,7 @@ class ProbedAdapter(Adapter):
         """See :meth:`Adapter.predict`."""
         recording = self.recording()
         height, width = (side * self.pixels_per_latent(pipeline) for side in latents.shape[-2:])
-        call = dict(self._template(pipeline, latents, height, width))
+        call = dict(self._template(pipeline, latents, height, width, conditioning.tokens.shape[1]))
         call |= {name: _typed(value, call.get(name)) for name, value in conditioning.extra.items()}
         for name in recording.text:
             if is_tokens(recording.arguments[name]) and name not in conditioning.extra:
@@ -228,12 +228,16 @@ class ProbedAdapter(Adapter):
     def _templates(self) -> WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], dict[str, Any]]]:
         return WeakKeyDictionary()
 
-    def _template(self, pipeline: Pipeline, latents: Tensor, height: int, width: int) -> dict[str, Any]:
-        """Arguments of a call with an empty prompt; kept, so that a sampler's steps do not encode it again."""
+    def _template(self, pipeline: Pipeline, latents: Tensor, height: int, width: int, tokens: int) -> dict[str, Any]:
+        """Arguments of a call with so many tokens that say nothing; kept, so that a sampler's steps encode nothing."""
         known = self._templates.setdefault(self.module(pipeline), {})
-        key = (len(latents), height, width, latents.device, latents.dtype)
+        key = (len(latents), height, width, tokens, latents.device, latents.dtype)
         if key not in known:
-            known[key] = self._call(pipeline, [""] * len(latents), height=height, width=width)
+            call = self._call(pipeline, [""] * len(latents), height=height, width=width)
+            text = next(call[name] for name in self.recording().text if is_tokens(call.get(name)))
+            if self.pads_to and (longer := tokens - text.shape[1]) > 0:
+                call = self._call(pipeline, ["a " * longer] * len(latents), height=height, width=width)
+            known[key] = call
         return known[key]
 
     def _call(self, pipeline: Pipeline, prompts: Sequence[str], **size: int) -> dict[str, Any]:
