@@ -2,7 +2,7 @@
 
 manifest.json      settings, facts about the model and the machine, counts, result
 losses.jsonl       one line per step
-validations.jsonl        one line per validation: step, scores, and the scores of single pictures
+validations.jsonl  one line per validation: step, scores, and the scores of single pictures
 samples/           one sheet per validation: the base model's pictures above the tuned ones
 checkpoint.pt      only until the training is finished: where an interrupted one resumes
 lora/              pytorch_lora_weights.safetensors; for pipelines that diffusers loads no LoRA into, peft's files
