@@ -76,7 +76,7 @@ def _parameter(kind: type[Options], name: str, field: FieldInfo) -> inspect.Para
 
 def _help(text: str, choices: Sequence[str]) -> str:
     """The help text, with those choices added that it does not name."""
-    named = text if all(one in text for one in choices) else f"{text} One of {', '.join(choices)}."
+    named = text if all(choice in text for choice in choices) else f"{text} One of {', '.join(choices)}."
     return named.replace("[", "\\[")
 
 
@@ -87,7 +87,7 @@ def _shape(annotation: Any) -> tuple[Any, str]:
         return list[str], KINDS.get(get_args(annotation)[0], "TEXT")
     if get_origin(annotation) is dict:
         return list[str], "NAME=VALUE"
-    if parts and all(isinstance(one, str) for one in parts):
+    if parts and all(isinstance(part, str) for part in parts):
         return str, "|".join(parts)
     if parts:
         return _shape(parts[0])

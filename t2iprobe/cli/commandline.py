@@ -21,11 +21,11 @@ def typed(context: typer.Context) -> list[str]:
     chain: list[Any] = [context]
     while chain[0].parent is not None:
         chain.insert(0, chain[0].parent)
-    words = [PROGRAM, *(str(one.info_name) for one in chain[1:])]
-    for one in context.command.params:
-        source = str(getattr(context.get_parameter_source(str(one.name)), "name", ""))
-        if source in ("COMMANDLINE", "ENVIRONMENT") and one.name not in PRINTED:
-            words += _said(one, context.params[str(one.name)])
+    words = [PROGRAM, *(str(parent.info_name) for parent in chain[1:])]
+    for parameter in context.command.params:
+        source = str(getattr(context.get_parameter_source(str(parameter.name)), "name", ""))
+        if source in ("COMMANDLINE", "ENVIRONMENT") and parameter.name not in PRINTED:
+            words += _said(parameter, context.params[str(parameter.name)])
     return words
 
 
@@ -37,8 +37,8 @@ def _said(parameter: Any, value: Any) -> Iterator[str]:
     elif isinstance(value, bool):
         yield str(long if value else next(iter(parameter.secondary_opts), ""))
     else:
-        for one in value if isinstance(value, list | tuple) else [value]:
-            yield from (str(long or parameter.opts[0]), _text(one))
+        for entry in value if isinstance(value, list | tuple) else [value]:
+            yield from (str(long or parameter.opts[0]), _text(entry))
 
 
 def _text(value: Any) -> str:

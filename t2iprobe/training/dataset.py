@@ -84,9 +84,9 @@ def read_folder(folder: Path) -> list[Example]:
 
 def unlisted(folder: Path, examples: Sequence[Example]) -> list[str]:
     """Pictures in the folder that have no caption."""
-    listed = {(folder / one.name).resolve() for one in examples}
-    pictures = (one for one in folder.rglob("*") if one.suffix.lower() in SUFFIXES)
-    return sorted(str(one.relative_to(folder)) for one in pictures if one.resolve() not in listed)
+    listed = {(folder / example.name).resolve() for example in examples}
+    pictures = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    return sorted(str(picture.relative_to(folder)) for picture in pictures if picture.resolve() not in listed)
 
 
 def write_folder(folder: Path, examples: Sequence[tuple[Image.Image, str, str | None]]) -> Path:

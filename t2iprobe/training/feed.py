@@ -127,5 +127,5 @@ def _bytes(text: Conditioning) -> int:
 
 def _dtype(model: Model) -> torch.dtype:
     """Precision of the denoiser's weights, not counting a LoRA's, which are float32."""
-    dtypes = (one.dtype for name, one in model.denoiser.named_parameters() if ".lora_" not in name)
+    dtypes = (parameter.dtype for name, parameter in model.denoiser.named_parameters() if ".lora_" not in name)
     return next(dtype for dtype in dtypes if dtype.is_floating_point)

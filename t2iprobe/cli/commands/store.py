@@ -221,7 +221,7 @@ def _damaged_files(folder: Path) -> tuple[list[tuple[str, str]], int]:
     from t2iprobe.core.runs.status import state_of
 
     broken, count = [], 0
-    for run in [folder, *(one.parent for one in folder.rglob(checksums.CHECKSUMS) if one.parent != folder)]:
+    for run in [folder, *(path.parent for path in folder.rglob(checksums.CHECKSUMS) if path.parent != folder)]:
         try:
             if (run / MANIFEST).is_file():
                 state_of(run)
@@ -296,7 +296,7 @@ def _remove_run(place: Place, yes: bool) -> dict[str, int]:
         runfolder.read_manifest(folder)  # raises the error
     if folder.is_symlink():
         raise ConfigError(f"{folder} is a link; delete it yourself, or name the folder that it leads to")
-    sizes = {str(one): one.lstat().st_size for one in folder.rglob("*") if one.is_file() or one.is_symlink()}
+    sizes = {str(path): path.lstat().st_size for path in folder.rglob("*") if path.is_file() or path.is_symlink()}
     _confirm(sizes, "files", yes)
     with place.held():
         shutil.rmtree(folder)

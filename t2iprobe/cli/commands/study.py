@@ -176,9 +176,9 @@ def list_(options: StudyListOptions, context: typer.Context) -> None:
 
     folder = options.folder
     if not folder.is_dir() and folder != RUNS:
-        there = [str(one) for one in folder.parent.glob("*/")]
+        there = [str(path) for path in folder.parent.glob("*/")]
         raise ConfigError(f"{folder} is not a folder{near(str(folder), there) if there else ''}")
-    runs = [_facts(one) for one in listed(folder)]
+    runs = [_facts(state) for state in listed(folder)]
     if options.format is Format.json:
         print_json({"studies": runs})
         return

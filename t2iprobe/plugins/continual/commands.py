@@ -168,7 +168,7 @@ def _say_plan(options: ContinualOptions, run: ContinualRun, cost: ContinualPlan,
     """Print one line on stderr; refuse a run for lack of disk space, and a long or large one without ``--yes``."""
     from t2iprobe.plugins.continual.plan import check_disk
 
-    names = ", ".join(one.name for one in run.methods)
+    names = ", ".join(method.name for method in run.methods)
     many = f", with {workers} processes" if workers > 1 else ""
     say(f"plan: {names} on {run.stream.name} ({len(run.stream)} tasks): {cost.sentence()}{many}, in {run.folder}")
     check_disk(run.folder, cost)
@@ -180,8 +180,8 @@ def _scorers(names: list[str], refs: dict[str, str | None]) -> list[TaskScorer]:
     from t2iprobe.plugins.continual.evaluation import scorers
 
     made = scorers(names, **refs)
-    for one in made:
-        one.prepare()
+    for scorer in made:
+        scorer.prepare()
     return made
 
 
@@ -189,7 +189,7 @@ def _score(folder: Path, stream: TaskStream, made: list[TaskScorer], plugins: Pl
     from t2iprobe.core.runs.checksums import changing
     from t2iprobe.plugins.continual.evaluation import evaluate, missing
 
-    names = [one.name for one in made]
+    names = [scorer.name for scorer in made]
     similar: Any = plugins.metrics()["ssim"]()
     total = missing(folder, names)
     with changing(folder), counting(f"scoring ({', '.join(names)})", total) as tick:

@@ -114,7 +114,7 @@ def mean_matrix(matrices: Sequence[ArrayLike]) -> Matrix:
     Raises:
         ShapeError: the runs have different numbers of tasks.
     """
-    stack = [_square(one) for one in matrices]
+    stack = [_square(matrix) for matrix in matrices]
     if len({one.shape for one in stack}) != 1:
         raise ShapeError(f"a mean needs matrices of the same size, found {', '.join(str(one.shape) for one in stack)}")
     with warnings.catch_warnings():

@@ -108,7 +108,7 @@ class ResultGrid:
 
     def write(self, after: int, cell: int, pictures: Sequence[Image.Image]) -> None:
         """Write the pictures of a task in a state, or those of the generic prompts if ``cell`` is the last one."""
-        block = np.stack([np.asarray(one.convert("RGB")) for one in pictures])
+        block = np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
         marks = member(self.group, "done")
         if cell == marks.shape[1] - 1:
             member(self.group, "generic")[after] = block

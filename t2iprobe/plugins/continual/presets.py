@@ -66,7 +66,7 @@ def styles(data: Path | None) -> TaskStream:
         words = style.replace("_", " ").lower()
         train = [(thing, index) for index in range(1, STYLE_PICTURES + 1)]
         rows = train, PAPER["styles"]["held_out"].items()
-        images, references = (_style_pictures(data, style, one) for one in rows)
+        images, references = (_style_pictures(data, style, row) for row in rows)
         prompt = f"{words} image of {thing.lower()}"
         tasks.append(Task(style, prompt, images, references, words, prompts=_prompts("styles", words)))
     return _checked(TaskStream("styles", tuple(tasks)), data)

@@ -50,9 +50,9 @@ class TaskTraining(Settings):
     def pictures(self, tasks: Sequence[Task], seed: int) -> Pictures:
         """The training pictures of one task, or of several at once, with their captions."""
         rows = [
-            Example(f"{task.name}/{number}", task.caption(number), _opener(one))
+            Example(f"{task.name}/{number}", task.caption(number), _opener(picture))
             for task in tasks
-            for number, one in enumerate(task.images)
+            for number, picture in enumerate(task.images)
         ]
         return Pictures(rows, self.side, crop=self.crop, seed=seed)
 

@@ -209,7 +209,7 @@ def _of_score(results: Results, score: str) -> Iterator[Section]:
         text = "Up and to the right is better. The bars are 95 % intervals over orders and seeds."
         yield Section(title, text, figures=[(score, plot)])
     yield _forgetting(series, score)
-    means = {name: mean_matrix([one.matrix for one in runs]) for name, runs in series.items()}
+    means = {name: mean_matrix([run.matrix for run in runs]) for name, runs in series.items()}
     text = "Means over runs; tasks by their place in the order, so a row is a different concept in another order."
     maps = drawn(plots.heat_maps(means, score=score))
     yield Section("Every task after every training", text, figures=[(score, maps)])
@@ -221,7 +221,7 @@ def _beside_naive(values: Mapping[str, Values], score: str) -> Iterator[Section]
     shown = ("average_score", "forgetting", "learning_accuracy")
     rows: list[list[Cell]] = []
     for name, runs in values.items():
-        pairs = [paired(runs.get(one, {}), values[NAIVE][one]) for one in shown]
+        pairs = [paired(runs.get(measure, {}), values[NAIVE][measure]) for measure in shown]
         if name != NAIVE and any(pairs):
             rows.append([name, *map(_difference, pairs)])
     if rows:
@@ -241,7 +241,7 @@ def _learning_and_keeping(values: Mapping[str, Values], title: str) -> Image.Ima
 
 def _forgetting(series: Mapping[str, Sequence[Series]], score: str) -> Section:
     """The first task of every order, and the mean of all tasks seen so far."""
-    first = {name: [one.matrix[:, 0] for one in runs] for name, runs in series.items()}
+    first = {name: [run.matrix[:, 0] for run in runs] for name, runs in series.items()}
     seen = {
         name: [[row[: i + 1].mean() for i, row in enumerate(one.matrix)] for one in runs]
         for name, runs in series.items()
@@ -261,7 +261,7 @@ def _tasks(series: Mapping[str, Sequence[Series]], tasks: Sequence[str], score: 
     for name, runs in series.items():
         # (run, quantity, task), the tasks in the stream's order
         quantities = np.stack(
-            [np.stack([*by_task(one.matrix).values(), one.base])[:, np.argsort(one.order)] for one in runs]
+            [np.stack([*by_task(run.matrix).values(), run.base])[:, np.argsort(run.order)] for run in runs]
         )
         rows += [[name, task, *map(_mean, quantities[:, :, index].T)] for index, task in enumerate(tasks)]
     text = "Means over runs: when the task was learnt, the best since, at the end, and what is lost from the best."

@@ -47,9 +47,9 @@ def read(path: Path) -> TaskStream:
         ConfigError: the file cannot be read or contains something unknown, or the stream is refused.
     """
     file = StreamFile.from_toml(path, "the stream")
-    parts = [TaskPart.from_table(one, f"{path}, task {number}") for number, one in enumerate(file.tasks, 1)]
+    parts = [TaskPart.from_table(task, f"{path}, task {number}") for number, task in enumerate(file.tasks, 1)]
     stream = TaskStream(
-        file.name or path.stem, tuple(_task(one, file.prompts, path) for one in parts), tuple(file.generic)
+        file.name or path.stem, tuple(_task(part, file.prompts, path) for part in parts), tuple(file.generic)
     )
     check(stream, allow_overlap=file.allow_overlap)
     return stream
@@ -76,7 +76,7 @@ def pictures(folder: Path, what: str) -> tuple[Path, ...]:
         ConfigError: there is no such folder, or no picture in it.
     """
     if not folder.is_dir():
-        siblings = [one.name for one in folder.parent.iterdir() if one.is_dir()] if folder.parent.is_dir() else []
+        siblings = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
         raise ConfigError(f"{what}: there is no folder {folder}{near(folder.name, siblings) if siblings else ''}")
     files = tuple(sorted(one for one in folder.iterdir() if one.suffix.lower() in SUFFIXES))
     if not files:
@@ -127,7 +127,10 @@ def _check_disjoint(task: Task) -> None:
 
 
 def _digests(pictures: Iterable[Picture]) -> dict[str, str]:
-    return {_digest(one): one.name if isinstance(one, Path) else f"picture {i}" for i, one in enumerate(pictures)}
+    return {
+        _digest(picture): picture.name if isinstance(picture, Path) else f"picture {i}"
+        for i, picture in enumerate(pictures)
+    }
 
 
 def _digest(picture: Picture) -> str:
@@ -147,8 +150,8 @@ def record(stream: TaskStream) -> dict[str, Any]:
                 "token": task.token,
                 "captions": list(task.captions),
                 "prompts": list(task.eval_prompts),
-                "images": [_digest(one)[:16] for one in task.images],
-                "references": [_digest(one)[:16] for one in task.references],
+                "images": [_digest(picture)[:16] for picture in task.images],
+                "references": [_digest(reference)[:16] for reference in task.references],
             }
             for task in stream.tasks
         ],

@@ -57,7 +57,11 @@ class Osf:
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The same parameters by name: ``<path>.osf_svd_params.<name>.U_low`` and so on."""
-        return ((name, one) for name, one in self.model.denoiser.named_parameters() if ".osf_svd_params." in name)
+        return (
+            (name, parameter)
+            for name, parameter in self.model.denoiser.named_parameters()
+            if ".osf_svd_params." in name
+        )
 
     def delta(self, path: str) -> Tensor:
         """What was added to a module's weight, with gradients."""
@@ -66,13 +70,13 @@ class Osf:
 
     def state(self) -> dict[str, Tensor]:
         """A copy of the parameters that learn."""
-        return {name: one.detach().float().cpu().clone() for name, one in self.named_parameters()}
+        return {name: parameter.detach().float().cpu().clone() for name, parameter in self.named_parameters()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Set the parameters that learn to other values."""
         with torch.no_grad():
-            for name, one in self.named_parameters():
-                one.copy_(state[name])
+            for name, parameter in self.named_parameters():
+                parameter.copy_(state[name])
 
     def detach(self) -> None:
         """Restore plain layers, with the weights they had before."""

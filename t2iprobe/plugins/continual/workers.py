@@ -48,7 +48,7 @@ class Shared:
 
 def usual(model: Model) -> int:
     """Number of processes by default: one per core for a small model on a CPU, otherwise one."""
-    small = sum(one.numel() for one in model.denoiser.parameters()) < SMALL
+    small = sum(parameter.numel() for parameter in model.denoiser.parameters()) < SMALL
     on_cpu = model.device.type == "cpu"
     return max(1, min(MOST, os.cpu_count() or 1)) if small and on_cpu else 1
 

@@ -105,7 +105,7 @@ class Monitor:
         self.model, self.learn, self.keep, self.settings = model, learn, keep, dict(settings or {})
         self.batch_size = batch_size
         self.reader = plugins.reader(reader)
-        words, kept = ([one.word for one in probes if one.word] for probes in (learn, keep))
+        words, kept = ([probe.word for probe in probes if probe.word] for probes in (learn, keep))
         check_words(self.reader, words, plugins.readers(), also=kept)
         metrics: dict[str, Any] = dict(plugins.metrics())
         self._text = {"exact": metrics["ocr_exact"](), "distance": metrics["ocr_distance"]()}
@@ -124,7 +124,7 @@ class Monitor:
     def decides(self) -> dict[str, Any]:
         """Everything that determines the scores, as plain values."""
         return {
-            "probes": [[one.prompt, one.seed] for one in self.probes],
+            "probes": [[probe.prompt, probe.seed] for probe in self.probes],
             "learn": len(self.learn),
             "generation": self.settings,
             "reader": self.reader.name,
@@ -147,7 +147,7 @@ class Monitor:
         return self._judge(self._pictures())
 
     def _pictures(self) -> Sequence[Image]:
-        prompts, seeds = [one.prompt for one in self.probes], [one.seed for one in self.probes]
+        prompts, seeds = [probe.prompt for probe in self.probes], [one.seed for one in self.probes]
         return self.model.run(self.model.generation(prompts, seeds, **self.settings), batch_size=self.batch_size).images
 
     def _judge(self, images: Sequence[Image]) -> Validation:

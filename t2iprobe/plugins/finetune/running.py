@@ -253,13 +253,13 @@ def _remarks(session: FinetuneSession, job: FinetuneJob) -> Iterator[str]:
     side, examples, adapter = session.side(job), session.lesson.examples, session.model.adapter
     if session.lesson.note:
         yield session.lesson.note
-    small = [one for one in examples if one.size and min(one.size) < side]
+    small = [example for example in examples if example.size and min(example.size) < side]
     if small:
         yield (
             f"{len(small)} of {len(examples)} pictures are smaller than {side} pixels and are enlarged, "
             f"such as {small[0].name}"
         )
     captions = list(dict.fromkeys(one.caption for one in examples))[:CAPTIONS]
-    cut = [one for one in captions if adapter.truncated(session.model.pipeline, one)]
+    cut = [caption for caption in captions if adapter.truncated(session.model.pipeline, caption)]
     if cut:
         yield f"{len(cut)} captions are longer than the text encoders read, such as: {cut[0][:60]}…"

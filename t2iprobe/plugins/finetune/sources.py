@@ -54,7 +54,9 @@ class TrainingSet:
     @property
     def digest(self) -> str:
         """A hash of names, captions and files."""
-        listed = [[one.name, one.caption, *([one.mark] if one.mark else [])] for one in self.examples]
+        listed = [
+            [example.name, example.caption, *([example.mark] if example.mark else [])] for example in self.examples
+        ]
         return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]
 
 
@@ -86,7 +88,7 @@ def lesson(ref: str, plugins: Plugins, *, limit: int, seed: int = 0) -> Training
         if left_out
         else ""
     )
-    captions = {one.caption: one.words for one in examples}
+    captions = {example.caption: example.words for example in examples}
     spread = list(captions)[:: max(1, len(captions) // limit)][:limit]  # from all over the data
     shown = [ProbePicture(one, seed + i, captions[one] or _word(one)) for i, one in enumerate(spread)]
     return TrainingSet(examples, ref, shown, note)
@@ -109,7 +111,7 @@ def _drawn(ref: str, kind: Any, settings: Mapping[str, str], limit: int, seed: i
         for number, (picture, caption, word) in enumerate(prompt_set.pictures(seed))
     ]
     pairs = prompt_set.pairs(limit=limit, seed=seed)
-    return TrainingSet(examples, ref, [ProbePicture(one.source, one.seed, one.source_word) for one in pairs])
+    return TrainingSet(examples, ref, [ProbePicture(pair.source, pair.seed, pair.source_word) for pair in pairs])
 
 
 def probes(ref: str, plugins: Plugins, *, limit: int, seed: int = 0) -> list[ProbePicture]:

@@ -59,7 +59,8 @@ def whole(
         raise ModelError(_incomplete(path, config)) from error
     parts = {name: part for name, part in pipeline.components.items() if hasattr(part, "named_parameters")}
     for name, part in parts.items():
-        if (lacking := next((key for key, one in part.named_parameters() if one.is_meta), None)) is not None:
+        lacking = next((key for key, parameter in part.named_parameters() if parameter.is_meta), None)
+        if lacking is not None:
             raise ModelError(f"{_incomplete(path, config)}; the first is {name}.{lacking}")
     return pipeline
 

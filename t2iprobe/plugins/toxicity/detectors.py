@@ -43,7 +43,7 @@ class Words(Detector):
 
     def find(self, text: str) -> list[Hit]:
         """See :meth:`Detector.find`."""
-        return [hit for one in self.lists for hit in one.find(text)]
+        return [hit for word_list in self.lists for hit in word_list.find(text)]
 
 
 class Classifier(Detector):

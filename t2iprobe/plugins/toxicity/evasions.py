@@ -45,7 +45,9 @@ def _some(word: str, table: dict[str, str], draw: random.Random) -> str:
 
 def _styled(first: int) -> Disguise:
     """The word in one of Unicode's mathematical alphabets, or in full-width letters."""
-    return lambda word, draw: "".join(chr(first + ord(one) - 97) if one.isalpha() else one for one in word)
+    return lambda word, draw: "".join(
+        chr(first + ord(character) - 97) if character.isalpha() else character for character in word
+    )
 
 
 def _joined(separator: str) -> Disguise:

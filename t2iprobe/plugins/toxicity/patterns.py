@@ -97,7 +97,7 @@ class ListEntry:
         """False only if no spelling matches, because the letters do not follow each other in the text, either way."""
         masks = MASKS if HIDDEN.search(text) else ""
         every, stands_for = self._bits
-        bits = {one: every if one in masks else stands_for.get(one, 0) for one in set(text)}
+        bits = {character: every if character in masks else stands_for.get(character, 0) for character in set(text)}
         if reduce(or_, bits.values(), 0) != every:
             return False
         return _follow(text, bits, every) or _follow(text[::-1], bits, every)

@@ -104,7 +104,11 @@ class WordList:
     @cached_property
     def _sounds(self) -> dict[str, str]:
         """The labels of entries that are words of some length, and of their plurals, by their sound."""
-        spoken = [one for one in self.entries if one.word.isascii() and one.word.isalpha() and len(one.word) >= SPOKEN]
+        spoken = [
+            entry
+            for entry in self.entries
+            if entry.word.isascii() and entry.word.isalpha() and len(entry.word) >= SPOKEN
+        ]
         return {sound(form): one.label for one in spoken for form in inflected(one.word)}
 
     def find(self, text: str) -> list[Hit]:
