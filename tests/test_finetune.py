@@ -129,7 +129,7 @@ def test_prompts_come_from_a_set_or_a_text_file(tmp_path: Path) -> None:
     ("ref", "message"),
     [
         ("digit", "neither a folder nor a prompt set that draws pictures; did you mean digits"),
-        ("digits:pixels=3", "has the options pictures"),
+        ("digits:pixels=3", "prompt set digits has no setting 'pixels'"),
         ("./none", "is not a folder"),
     ],
 )

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.names import built, choice, with_settings
+from t2iprobe.core.names import built, choice
 from t2iprobe.plugins.continual.initializers import INITIALIZERS, PEFT, Initializer, OrthogonalSubspace, Peft
 from t2iprobe.plugins.continual.mergers import MERGERS, FactorSum, KeepLast, Merger
 from t2iprobe.plugins.continual.regularizers import REGULARIZERS, OLora, Regularizer
@@ -96,8 +96,9 @@ def method(text: str) -> ContinualMethod:
     starts: dict[str, Callable[..., Initializer]] = {name: partial(Peft, name) for name in PEFT}
     starts |= {"peft": Peft, **INITIALIZERS}
     kinds: Any = (("initializer", starts), ("merger", MERGERS), ("regularizer", REGULARIZERS))
-    named = zip(map(with_settings, parts), kinds, strict=False)
-    return ContinualMethod(text, *(built(what, name, known, settings) for (name, settings), (what, known) in named))
+    return ContinualMethod(
+        text, *(built(what, part, known, {}) for part, (what, known) in zip(parts, kinds, strict=False))
+    )
 
 
 def methods(names: Sequence[str]) -> list[ContinualMethod]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from t2iprobe.core.concepts import quoted
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.names import near, with_settings
+from t2iprobe.core.names import built, near
 from t2iprobe.core.textfile import read_entries
 
 if TYPE_CHECKING:
@@ -76,9 +75,9 @@ def lesson(ref: str, plugins: Plugins, *, limit: int, seed: int = 0) -> Training
 
     folder = Path(ref).expanduser()
     kinds = {name: kind for name, kind in plugins.prompt_sets().items() if hasattr(kind, "pictures")}
-    name, settings = with_settings(ref)
+    name = ref.partition(":")[0]
     if name in kinds and not folder.is_dir():
-        return _drawn(ref, kinds[name], settings, limit, seed)
+        return _drawn(ref, kinds, limit, seed)
     if not folder.is_dir() and "/" not in ref and kinds:
         raise ConfigError(f"{ref} is neither a folder nor a prompt set that draws pictures{near(name, kinds)}")
     examples = read_folder(folder)
@@ -94,18 +93,15 @@ def lesson(ref: str, plugins: Plugins, *, limit: int, seed: int = 0) -> Training
     return TrainingSet(examples, ref, shown, note)
 
 
-def _drawn(ref: str, kind: Any, settings: Mapping[str, str], limit: int, seed: int) -> TrainingSet:
+def _drawn(ref: str, kinds: Mapping[str, Any], limit: int, seed: int) -> TrainingSet:
     """Pictures and probes of a prompt set.
 
     Raises:
-        ConfigError: the set has no such option, or a value is not a number.
+        ConfigError: the set has no such setting, or a value is not a number.
     """
     from t2iprobe.training.dataset import Example
 
-    known = inspect.signature(kind).parameters
-    if not known.keys() >= settings.keys() or not all(map(str.isdecimal, settings.values())):
-        raise ConfigError(f"{ref}: this prompt set has the options {', '.join(known)}, as in pictures=500")
-    prompt_set = kind(**{key: int(value) for key, value in settings.items()})
+    prompt_set = built("prompt set", ref, kinds, {})
     examples = [
         Example(f"{ref} {number}", caption, picture.copy, word, size=picture.size)
         for number, (picture, caption, word) in enumerate(prompt_set.pictures(seed))
