@@ -91,10 +91,7 @@ def test_without_a_picture_kontext_draws_what_flux_draws(width: int | None) -> N
 def latent_consistency() -> Any:
     plain = SD.tiny()
     with parts.seeded():
-        unet = parts.unet(
-            down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2,
-            attention_head_dim=2, time_cond_proj_dim=16,
-        )  # fmt: skip
+        unet = parts.unet(time_cond_proj_dim=16)
     swapped = {"unet": unet, "scheduler": diffusers.LCMScheduler(beta_schedule="scaled_linear")}
     return parts.quiet(
         diffusers.LatentConsistencyModelPipeline(**plain.components | swapped, requires_safety_checker=False)

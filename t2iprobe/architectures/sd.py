@@ -34,11 +34,7 @@ class SD(LatentUNet):
             vae=parts.autoencoder(scaling_factor=0.18215),
             text_encoder=parts.clip(32),
             tokenizer=parts.tokenizer(start=True),
-            unet=parts.unet(
-                down_block_types=("CrossAttnDownBlock2D",) * 2,
-                up_block_types=("CrossAttnUpBlock2D",) * 2,
-                attention_head_dim=2,
-            ),
+            unet=parts.unet(),
             scheduler=DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False, steps_offset=1),
             safety_checker=None,
             feature_extractor=None,

@@ -112,10 +112,11 @@ def autoencoder(downsamplings: int = 1, channels: int = CHANNELS, **settings: An
 
 
 def unet(**settings: Any) -> UNet2DConditionModel:
-    """A U-Net of two resolutions on latents, unless the settings say otherwise."""
+    """A U-Net of two resolutions on latents, both with cross-attention, unless the settings say otherwise."""
     shape = {"sample_size": LATENT, "in_channels": CHANNELS, "out_channels": CHANNELS, "layers_per_block": 1}
-    widths = {"block_out_channels": (16, 32), "cross_attention_dim": 32, "norm_num_groups": 8}
-    return enliven(UNet2DConditionModel(**shape | widths | settings))
+    widths = {"block_out_channels": (16, 32), "cross_attention_dim": 32, "norm_num_groups": 8, "attention_head_dim": 2}
+    blocks = {"down_block_types": ("CrossAttnDownBlock2D",) * 2, "up_block_types": ("CrossAttnUpBlock2D",) * 2}
+    return enliven(UNet2DConditionModel(**shape | widths | blocks | settings))
 
 
 @torch.no_grad()

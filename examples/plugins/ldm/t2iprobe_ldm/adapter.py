@@ -34,11 +34,7 @@ class LDM(ProbedAdapter):
             vqvae=tiny.autoencoder(downsamplings=3, scaling_factor=0.18215),
             bert=tiny.enliven(LDMBertModel(config)),
             tokenizer=tiny.tokenizer(start=True, length=77),
-            unet=tiny.unet(
-                down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-                up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-                attention_head_dim=2,
-            ),
+            unet=tiny.unet(),
             scheduler=DDIMScheduler(clip_sample=False),
         )
 
