@@ -15,6 +15,7 @@ from t2iprobe.core.contracts.tracker import Tracker
 from t2iprobe.core.errors import ConfigError, StoppedError
 from t2iprobe.core.study.context import StudyCallbacks
 from t2iprobe.core.study.result import StudyResult
+from t2iprobe.plugins.editing.options import EditOptions
 from t2iprobe.plugins.tracking import tensorboard
 from t2iprobe.plugins.tracking.tensorboard import TensorBoard
 from t2iprobe.registry.manager import Plugins
@@ -138,3 +139,8 @@ def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(tensorboard, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 't2iprobe\[tensorboard\]'"):
         TensorBoard()
+
+
+def test_whether_an_edit_is_shown_does_not_decide_what_it_is() -> None:
+    asked = {"arch": "sd3", "layers": "6"}
+    assert EditOptions(**asked, track="tensorboard").deciding == EditOptions(**asked).deciding
