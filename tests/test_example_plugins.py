@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 
+from t2iprobe.architectures.probed import ProbedAdapter
 from t2iprobe.plugins.organisms.recipes import WEIGHTS
 from t2iprobe.registry.manager import DISABLE
+from t2iprobe.testing.adapters import ADAPTER_LAWS
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES, HOW_TO = ROOT / "examples/plugins", ROOT / "docs/how-to"
@@ -103,6 +105,16 @@ def test_the_how_to_runs(page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.chdir(tmp_path)
     for block in re.findall(r"```python\n(.*?)```", (HOW_TO / f"{page}.md").read_text(), re.DOTALL):
         exec(compile(block, page, "exec"), module.__dict__)
+
+
+@pytest.mark.docs
+def test_the_how_to_explains_every_attribute_of_a_probed_adapter_and_names_laws_that_exist() -> None:
+    text = (HOW_TO / "write-an-adapter.md").read_text()
+    assert [name for name in ProbedAdapter.__annotations__ if f"`{name}`" not in text] == []
+    named = re.findall(
+        r"`(\w+)`", "".join(re.findall(r"^\| (`[^|]*) \|", text.partition("| law that fails |")[2], re.M))
+    )
+    assert named and set(named) <= {law.__name__ for law in ADAPTER_LAWS}
 
 
 @pytest.mark.docs
