@@ -125,7 +125,6 @@ UNSERVED = {
         "KandinskyCombinedPipeline", "KandinskyPipeline", "KandinskyV22CombinedPipeline", "KandinskyV22Pipeline",
         "StableCascadeCombinedPipeline", "StableUnCLIPPipeline", "UnCLIPPipeline", "WuerstchenCombinedPipeline",
     ),
-    "pads to the longest prompt of a batch and takes the mean over all of it": ("Kandinsky3Pipeline",),
     "draws discrete tokens": ("AmusedPipeline", "VQDiffusionPipeline"),
     "is deprecated in diffusers": (
         "AltDiffusionPipeline", "LDMTextToImagePipeline", "SemanticStableDiffusionPipeline",

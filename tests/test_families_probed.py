@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 from diffusers.utils import is_ftfy_available
 
 from t2iprobe.api.commands import capture
 from t2iprobe.architectures import prx
+from t2iprobe.architectures.kandinsky3 import Kandinsky3
 from t2iprobe.architectures.lumina import LuminaNext
 from t2iprobe.architectures.plugin import t2iprobe_register_adapters
 from t2iprobe.architectures.probed import ProbedAdapter
@@ -178,8 +181,9 @@ def by_hand(model: Model, site: Site) -> Any:
         return value
 
     def before(inner: Any, args: Any, kwargs: Any) -> Any:
-        given = kwargs.get(site.port.key)
-        return args, kwargs if given is None else {**kwargs, site.port.key: copied(given)}
+        given = dict(zip(inspect.signature(inner.forward).parameters, args, strict=False)) | kwargs
+        value = given.get(site.port.key)
+        return (args, kwargs) if value is None else ((), given | {site.port.key: copied(value)})
 
     noted = model.denoiser.register_forward_pre_hook(note, with_kwargs=True)
     if site.port.side == "in":
@@ -208,3 +212,15 @@ def test_a_step_does_not_encode_a_prompt(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(pipeline.text_encoder, "forward", None)
     with torch.no_grad():
         assert torch.equal(adapter.predict(pipeline, latents, torch.tensor([500.0]), text), first)
+
+
+def test_kandinsky_3_draws_a_prompt_beside_a_longer_one_as_its_pipeline_draws_it_alone() -> None:
+    """The network reads the mean of all tokens, and the pipeline cuts them behind the longest prompt of a batch."""
+    model, seed = Model(Kandinsky3.tiny(), Kandinsky3()), 3
+    height, width = model.picture_size()
+    plain = model.pipeline(
+        "a hat", num_inference_steps=2, height=height, width=width, generator=torch.Generator().manual_seed(seed)
+    )
+    beside = model.run(["a hat", "a long row of words on a red sign"], num_steps=2, seed=[seed, seed])
+    one, other = (np.asarray(run.images[0], np.int16) for run in (plain, beside))
+    assert abs(one - other).max() <= 1

@@ -86,10 +86,15 @@ def templates(recording: Recording) -> list[Template]:
     return list(found.values())
 
 
-def attention_layers(denoiser: nn.Module, kinds: Sequence[Template]) -> Iterator[Template]:
-    """The text-attention layers of a denoiser in forward order."""
-    paths = [path for path, _ in denoiser.named_modules()]
-    for template in kinds:
+def attention_layers(denoiser: nn.Module, recording: Recording) -> Iterator[Template]:
+    """The text-attention layers of a denoiser in forward order.
+
+    Of attentions that differ only in their number, as Kandinsky 3's in a block, some may have been seen to read none.
+    """
+    reading = {one.module for one in recording.attentions if one.reads_text}
+    others = {one.module for one in recording.attentions} - reading
+    paths = [path for path, _ in denoiser.named_modules() if path not in others]
+    for template in templates(recording):
         for path in paths:
             if template.pattern.fullmatch(path):
                 yield template.moved(path)

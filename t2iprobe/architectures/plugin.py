@@ -21,6 +21,7 @@ FAMILIES = {
     "cogview": ("CogView3Plus", "CogView4"),
     "auraflow": ("AuraFlow",),
     "hunyuan_dit": ("HunyuanDiT",),
+    "kandinsky3": ("Kandinsky3",),
     "kolors": ("Kolors",),
     "lumina": ("LuminaNext",),
     "lumina2": ("Lumina2",),

@@ -92,8 +92,8 @@ class ProbedAdapter(Adapter):
         """See :meth:`Adapter.sites`."""
         denoiser = self.module(pipeline)
         yield from self.entry(pipeline)
-        kinds, present = layers.templates(self.recording()), dict(denoiser.named_modules())
-        for index, layer in enumerate(layers.attention_layers(denoiser, kinds)):
+        present = dict(denoiser.named_modules())
+        for index, layer in enumerate(layers.attention_layers(denoiser, self.recording())):
             yield from layers.layer_sites(present, index, layer)
 
     def entry(self, pipeline: Pipeline) -> Iterator[Site]:
