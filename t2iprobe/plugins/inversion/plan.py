@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
-from t2iprobe.cli.cost import duration
 from t2iprobe.core.contracts.adapter import Adapter, count_parameters
 from t2iprobe.core.contracts.schedule import Schedule
 from t2iprobe.core.names import choice, counted
-from t2iprobe.core.parse import size_text
 from t2iprobe.plugins.inversion import session
 from t2iprobe.plugins.inversion.arms import ArmProperties, examined, methods_of, parse_arm
 from t2iprobe.plugins.inversion.imageonly import FAMILIES
@@ -137,7 +135,6 @@ def _of_run(
     shape: tuple[int, ...],
     seconds: float | None,
 ) -> Facts:
-    what = f"{counted(question.num_steps, 'step')}, {', '.join(properties)}"
     return {
         "prediction": schedule.prediction,
         "shape": list(shape),
@@ -147,18 +144,16 @@ def _of_run(
             for label, method in properties.items()
         ],
         "noise_after_steps": {str(k): round(schedule.levels[-1 - k].sigma, 4) for k in EARLY if k <= schedule.steps},
-        **_totals(question.rows, what, cost_of(question, properties, shape), seconds),
+        **_totals(question.rows, question.summary, cost_of(question, properties, shape), seconds),
     }
 
 
 def _totals(pictures: int, what: str, cost: InversionCost, seconds: float | None) -> Facts:
     """The end of every plan: pictures, denoiser calls, time and disk."""
-    time = "" if seconds is None else f"about {duration(seconds)}, "
     return {
         "rows": pictures,
         "denoiser_rows": cost.rows,
         "hours": None if seconds is None else round(seconds / 3600, 3),
         "stored_bytes": cost.stored,
-        "sentence": f"{counted(pictures, 'picture')}, {what}: {counted(cost.rows, 'denoiser row')}, {time}"
-        f"{size_text(cost.stored)} to store",
+        "sentence": cost.sentence(pictures, what, seconds),
     }

@@ -21,12 +21,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from t2iprobe.cli.cost import duration
 from t2iprobe.core.batch_room import MOST, Room
 from t2iprobe.core.contracts.inverter import InversionInputs, Inverter, Stepwise, Trajectory
 from t2iprobe.core.contracts.metric import ImageMetric
 from t2iprobe.core.errors import ConfigError, T2IProbeError
 from t2iprobe.core.measuring import peak
 from t2iprobe.core.model import Model
+from t2iprobe.core.names import counted
+from t2iprobe.core.parse import size_text
 from t2iprobe.core.runs import provenance, runfolder
 from t2iprobe.core.runs.engine import RunDefinition, RunSession, execute
 from t2iprobe.core.runs.stop import Stop
@@ -116,6 +119,11 @@ class InversionQuestion:
         """The number of rows."""
         return len(self.source.prompts)
 
+    @property
+    def summary(self) -> str:
+        """Steps and methods, in words."""
+        return f"{counted(self.num_steps, 'step')}, {', '.join(arm.label for arm in self.arms)}"
+
     def settings(self) -> dict[str, Any]:
         """Everything that decides the result."""
         decisive = ("guidance", "inversion_guidance", "sampler", "reencode", "trajectory")
@@ -155,6 +163,12 @@ class InversionCost:
     def work(self) -> int:
         """The work in forward rows; a backward pass takes about as long as two of them."""
         return self.rows + 2 * self.backward
+
+    def sentence(self, pictures: int, what: str, seconds: float | None) -> str:
+        """The cost in words; ``what`` is done to the pictures, and takes some seconds if that is known."""
+        time = "" if seconds is None else f"about {duration(seconds)}, "
+        rows, stored = counted(self.rows, "denoiser row"), size_text(self.stored)
+        return f"{counted(pictures, 'picture')}, {what}: {rows}, {time}{stored} to store"
 
 
 def score_names(metrics: Sequence[ImageMetric]) -> list[str]:

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from t2iprobe.cli.console import notes, say, stopping
-from t2iprobe.cli.cost import agree, duration
+from t2iprobe.cli.cost import agree
 from t2iprobe.cli.models import check_arch, reference, say_embedded, say_loaded
 from t2iprobe.cli.progress import bar
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
 from t2iprobe.core.names import choice, counted
 from t2iprobe.core.option_groups import ModelOptions
-from t2iprobe.core.parse import size, size_text
+from t2iprobe.core.parse import size
 from t2iprobe.core.runs import checksums
 from t2iprobe.core.runs.engine import RunDefinition, RunSession, execute
 from t2iprobe.core.textfile import read_entries
@@ -152,12 +152,9 @@ def run_study(study: InversionStudy, path: Path, what: str = "inverting") -> Inv
 
 def announce(study: InversionStudy, path: Path, cost: InversionCost) -> None:
     """Print the plan on one line; refuse what is long or large without ``--yes``."""
-    options, seconds = study.question.options, cost.work * seconds_a_row(study)
-    labels = ", ".join(arm.label for arm in study.question.arms)
-    notes.print(
-        f"plan: {counted(study.question.rows, 'picture')}, {counted(study.question.num_steps, 'step')}, {labels}: "
-        f"{counted(cost.rows, 'denoiser row')}, about {duration(seconds)}, {size_text(cost.stored)} into {path}",
-    )
+    question, seconds = study.question, cost.work * seconds_a_row(study)
+    options = question.options
+    notes.print(f"plan: {cost.sentence(question.rows, question.summary, seconds)} in {path}")
     agree(options.yes, seconds, cost.stored, most=size(options.max_bytes), hint=", or keep less with --keep ends")
 
 
