@@ -225,7 +225,12 @@ def _triangle(numbers: Numbers, drawn: Drawn) -> Section:
     part = numbers["triangle"]
     columns = ["latent", *(f"angle at {name}" for name in part["corners"]), "most probable", *part["sides"]]
     rows = [
-        [row["what"], *row["angles"], "° ".join(map(str, row["most_probable"] or ["–"])), *row["lengths"]]
+        [
+            row["what"],
+            *row["angles"],
+            " ".join(f"{angle}°" for angle in row["most_probable"] or ()) or "–",
+            *row["lengths"],
+        ]
         for row in part["rows"]
     ]
     return _section("Triangle", text, ReportTable(columns, rows, 1), drawn, "geometry")
