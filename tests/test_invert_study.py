@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -486,6 +487,9 @@ def test_ledits_borrows_the_model() -> None:
 def test_ledits_is_for_stable_diffusion_only(sd3: Model) -> None:
     with pytest.raises(ConfigError, match="not for a StableDiffusion3Pipeline"):
         ledits.editor(sd3)
+    eight = SimpleNamespace(config=SimpleNamespace(in_channels=8))
+    with pytest.raises(ConfigError, match="4 latent channels, this one has 8"):
+        ledits.editor(SimpleNamespace(pipeline=SimpleNamespace(components={"unet": eight})))  # type: ignore[arg-type]
 
 
 def flow(steps: int) -> Any:

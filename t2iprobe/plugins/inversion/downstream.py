@@ -15,7 +15,7 @@ from t2iprobe.core.model import Model
 from t2iprobe.core.names import choice, counted
 from t2iprobe.core.option_groups import CheckpointOptions, ModelOptions
 from t2iprobe.core.textfile import read_entries
-from t2iprobe.plugins.inversion import edit, interpolate, plots, session, views
+from t2iprobe.plugins.inversion import edit, interpolate, ledits, plots, session, views
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.options import FollowOptions, InterpolateOptions, InvertEditOptions
 from t2iprobe.plugins.inversion.resample import Reading, check_model
@@ -66,6 +66,8 @@ def edited(options: InvertEditOptions, plugins: Plugins, model: Model | None = N
     count = min(options.limit, len(run.rows))
     targets = _new_prompts(options, count) or (edit.deranged(run.prompts, count) if options.swap else None)
     model = model or model_of(run, options, plugins)
+    if options.ledits:
+        ledits.editor(model)  # refused before pictures are made
     targets = targets or targets_of(run.prompts[:count], options.prompt_set, model, plugins)
     read = reading_of(options, targets, model, plugins)
     with session.sampling(run, model, options, edit.pictures(options, count, arms)) as sampler:

@@ -18,6 +18,7 @@ from t2iprobe.core.model import Model
 from t2iprobe.sampling import Pixels
 
 KINDS = (LEditsPPPipelineStableDiffusionXL, LEditsPPPipelineStableDiffusion)
+CHANNELS = 4  # of the latents, a constant in diffusers' LEDITS++
 SKIP, SOURCE_GUIDANCE, EDIT_GUIDANCE = 0.15, 3.5, 5.0  # diffusers' defaults
 
 
@@ -25,9 +26,14 @@ def editor(model: Model) -> Any:
     """The LEDITS++ pipeline on the model's own parts, with second-order SDE-DPM-Solver++.
 
     Raises:
-        ConfigError: diffusers has no such pipeline for these parts.
+        ConfigError: diffusers has no such pipeline for these parts, or for this number of latent channels.
     """
     own = {**model.pipeline.components, "requires_safety_checker": False}
+    if (unet := own.get("unet")) is not None and unet.config.in_channels != CHANNELS:
+        raise ConfigError(
+            f"diffusers' LEDITS++ takes models with {CHANNELS} latent channels, this one has "
+            f"{unet.config.in_channels}; leave out --ledits"
+        )
     for kind in KINDS:
         parameters = inspect.signature(kind).parameters
         needed = {name for name, parameter in parameters.items() if parameter.default is parameter.empty}
