@@ -27,6 +27,7 @@ LABEL = 132  # width of the column of row labels
 BAND = 18  # most layers side by side; further ones go into bands below
 INK, FAINT, PAPER, FOUND, PLANTED = "#1f2430", "#8a90a0", "#ffffff", "#d9480f", "#1971c2"
 BAR, OTHER = "#adb5bd", "#5c6370"
+LINES = 3  # most lines of the label of a picture in a mosaic
 DPI = 130  # of plots
 
 
@@ -159,13 +160,8 @@ def stacked(parts: Sequence[tuple[str, Image.Image]]) -> Image.Image:
     return sheet
 
 
-def mosaic(pictures: Sequence[tuple[str, Image.Image]], columns: int = 8, lines: int = 3) -> Image.Image:
-    """Pictures side by side and in rows, each with its label below.
-
-    Args:
-        pictures: labels and pictures.
-        columns: most pictures in a row.
-        lines: most lines of a label.
+def mosaic(pictures: Sequence[tuple[str, Image.Image]]) -> Image.Image:
+    """Pictures with their labels below, at most eight in a row.
 
     Raises:
         ConfigError: there are no pictures.
@@ -173,14 +169,14 @@ def mosaic(pictures: Sequence[tuple[str, Image.Image]], columns: int = 8, lines:
     if not pictures:
         raise ConfigError("a sheet needs at least one picture, found none")
     cell = max(128, cell_for(pictures[0][1]))
-    wide, pitch, step = min(columns, len(pictures)), cell + GAP, cell + GAP + 16 * lines
+    wide, pitch, step = min(8, len(pictures)), cell + GAP, cell + GAP + 16 * LINES
     high = -(-len(pictures) // wide)
     sheet = Image.new("RGB", (2 * MARGIN + wide * pitch - GAP, 2 * MARGIN + high * step - GAP), PAPER)
     pen = ImageDraw.Draw(sheet)
     for number, (label, image) in enumerate(pictures):
         x, y = MARGIN + number % wide * pitch, MARGIN + number // wide * step
         sheet.paste(thumbnail(image, cell), (x, y))
-        text = _fitted(wrapped(label, cell // 7, lines), cell, 11)
+        text = _fitted(wrapped(label, cell // 7, LINES), cell, 11)
         pen.multiline_text((x, y + cell + 4), text, font=_font(11), fill=INK, spacing=2)
     return sheet
 

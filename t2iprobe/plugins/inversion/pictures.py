@@ -14,6 +14,7 @@ from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.report.figures import grid, wrapped
 
 SPAN = 3.0  # standard deviations from black to white
+ROWS, COLUMNS = 6, 15  # most rows and columns of a sheet
 
 Numbers = NDArray[Any]
 
@@ -38,30 +39,28 @@ def masked(mask: NDArray[np.bool_]) -> Image.Image:
     return Image.fromarray(np.where(mask[..., None], (255, 212, 59), (40, 42, 50)).astype(np.uint8))
 
 
-def rebuilt(runs: Sequence[Inverted], count: int = 6, most: int = 15) -> Image.Image:
+def rebuilt(runs: Sequence[Inverted]) -> Image.Image:
     """For some rows of several runs: the image, each method's latent, and the picture sampled from it.
 
     Args:
         runs: the runs, with the same prompts.
-        count: most rows.
-        most: most columns.
     """
     heads, columns = [], []
     for run in runs:
         several = f"\n{run.steps} steps" if len(runs) > 1 else ""
-        rows = range(min(count, len(run.rows)))
+        rows = range(min(ROWS, len(run.rows)))
         heads.append(f"image{several}")
         columns.append([run.picture("source", row) for row in rows])
         for arm in run.arms:
             latent = run.latent(arm)
             heads += [f"{arm}\nlatent", f"{arm}\nrebuilt"]
             columns += [[shown(latent[row]) for row in rows], [run.picture(arm, row) for row in rows]]
-    lines = zip(*columns[:most], strict=False)
+    lines = zip(*columns[:COLUMNS], strict=False)
     labels = map(wrapped, runs[0].prompts)
-    return grid(heads[:most], [(label, line) for label, line in zip(labels, lines, strict=False)], cell=112)
+    return grid(heads[:COLUMNS], [(label, line) for label, line in zip(labels, lines, strict=False)], cell=112)
 
 
-def overview(run: Inverted, mask: Mask, arm: str, count: int = 6) -> Image.Image:
+def overview(run: Inverted, mask: Mask, arm: str, count: int = ROWS) -> Image.Image:
     """For some rows: noise, image, latent, its distance from the noise, plain areas, and the reconstruction."""
     latent, rebuilt = run.latent(arm), run.rebuilt(arm)
     noise_error = np.abs(latent - run.noise).mean(1)

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
     from t2iprobe.registry.manager import Plugins
 
+TIMED = 8  # rows in the call whose time is taken
+
 
 def default_method(model: Model) -> str:
     """The plain inversion of the model's family."""
@@ -158,10 +160,10 @@ def announce(study: InversionStudy, path: Path, cost: InversionCost) -> None:
     agree(options.yes, seconds, cost.stored, most=size(options.max_bytes), hint=", or keep less with --keep ends")
 
 
-def seconds_a_row(study: InversionStudy, rows: int = 8) -> float:
+def seconds_a_row(study: InversionStudy) -> float:
     """How many seconds a row through the denoiser takes, measured on one call."""
     question, model = study.question, study.model
-    count = min(rows, study.batch)
+    count = min(TIMED, study.batch)
     denoiser = model_denoiser(model, list(question.source.prompts[:1]) * count)
     states = torch.zeros(count, *state_shape(model, question.options.generation)).to(model.device)
     with torch.no_grad():
