@@ -137,11 +137,9 @@ UNSERVED = {
     "has a language model plan the picture by chance, with one seed for a whole batch": ("GlmImagePipeline",),
     "sums up prompts in tokens whose number and order depend on the batch": ("BriaFibo2Pipeline",),
     "guides with a second network, which reads no text": ("Ideogram4Pipeline",),
-    "has no family yet": (
-        "Cosmos2TextToImagePipeline", "Flux2KleinKVPipeline", "FluxKontextPipeline", "HiDreamImagePipeline",
-        "HunyuanImagePipeline", "Kandinsky5T2IPipeline", "OmniGenPipeline", "PRXPipeline", "PRXPixelPipeline",
-        "ZImageOmniPipeline", "ZImagePipeline",
-    ),
+    "places the picture by the number of its prompt's tokens, which no patch can change": ("ZImageOmniPipeline",),
+    "needs torchvision, and embeds the prompt's tokens in the denoiser": ("OmniGenPipeline",),
+    "has no family yet": ("PRXPixelPipeline",),
 }  # fmt: skip
 
 

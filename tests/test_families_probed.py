@@ -17,15 +17,18 @@ from diffusers.utils import is_ftfy_available
 from t2iprobe.api.commands import capture
 from t2iprobe.architectures import prx
 from t2iprobe.architectures.kandinsky3 import Kandinsky3
+from t2iprobe.architectures.kandinsky5 import Kandinsky5
 from t2iprobe.architectures.lumina import LuminaNext
 from t2iprobe.architectures.plugin import t2iprobe_register_adapters
 from t2iprobe.architectures.probed import ProbedAdapter
 from t2iprobe.architectures.prx import PRX
+from t2iprobe.architectures.tiny_parts import LATENT
 from t2iprobe.core.contracts.adapter import layer_table
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.hooks import bound, prediction_of
 from t2iprobe.core.interventions import patch
 from t2iprobe.core.model import Model
+from t2iprobe.core.shadow import shadowed
 from t2iprobe.core.sites import Site, Sites
 from t2iprobe.registry.manager import Plugins
 from t2iprobe.registry.no_bars import no_bars
@@ -195,6 +198,17 @@ def by_hand(model: Model, site: Site) -> Any:
 
 def pixels(run: Any) -> list[bytes]:
     return [image.tobytes() for image in run.images]
+
+
+def test_padding_changes_no_picture() -> None:
+    """Kandinsky 5's pipeline lets a prompt read its padding; in a run it draws what it draws by itself."""
+    pipeline = tiny(Kandinsky5)
+    side, noise = 8 * LATENT, torch.Generator().manual_seed(0)
+    with shadowed(pipeline, "resolutions", [(side, side)]), torch.no_grad():
+        alone = pipeline([PROMPTS[0]], height=side, width=side, num_inference_steps=2, generator=[noise]).image[0]
+    beside = Model(pipeline, Kandinsky5()).run(PROMPTS, num_steps=2).images[0]
+    apart = np.abs(np.asarray(alone, np.int16) - np.asarray(beside, np.int16))
+    assert apart.max() <= 2
 
 
 def test_a_pipeline_that_needs_a_package_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

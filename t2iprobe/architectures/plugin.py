@@ -42,6 +42,7 @@ FAMILIES = {
     "hidream": ("HiDream",),
     "cosmos2": ("Cosmos2",),
     "prx": ("PRX",),
+    "kandinsky5": ("Kandinsky5",),
 }
 
 

@@ -181,7 +181,8 @@ class Batches:
                 self._running(pipeline, arguments["generator"]),
                 engine.installed(),
             ):
-                return pipeline(**arguments, output_type=kind).images
+                result = pipeline(**arguments, output_type=kind)
+                return result.images if "images" in result else result.image  # Kandinsky 5's has another name
         finally:
             self.calls += engine.calls
             self.rows += engine.rows_seen
