@@ -139,7 +139,6 @@ UNSERVED = {
     "guides with a second network, which reads no text": ("Ideogram4Pipeline",),
     "places the picture by the number of its prompt's tokens, which no patch can change": ("ZImageOmniPipeline",),
     "needs torchvision, and embeds the prompt's tokens in the denoiser": ("OmniGenPipeline",),
-    "has no family yet": ("PRXPixelPipeline",),
 }  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from t2iprobe.architectures.kandinsky5 import Kandinsky5
 from t2iprobe.architectures.lumina import LuminaNext
 from t2iprobe.architectures.plugin import t2iprobe_register_adapters
 from t2iprobe.architectures.probed import ProbedAdapter
-from t2iprobe.architectures.prx import PRX
+from t2iprobe.architectures.prx import PRX, PRXPixel
 from t2iprobe.architectures.tiny_parts import LATENT
 from t2iprobe.core.contracts.adapter import layer_table
 from t2iprobe.core.errors import ConfigError
@@ -36,7 +36,7 @@ from t2iprobe.testing.adapters import ADAPTER_LAWS, EVEN
 
 FAMILIES: list[Any] = [adapter for adapter in t2iprobe_register_adapters() if issubclass(adapter, ProbedAdapter)]
 PROMPTS = ("a sign that says DOG", "a red cat on the sign")
-LACKING = {PRX: "ftfy"} if not is_ftfy_available() else {}
+LACKING = dict.fromkeys((PRX, PRXPixel), "ftfy") if not is_ftfy_available() else {}
 
 
 def cases(families: list[Any]) -> list[Any]:

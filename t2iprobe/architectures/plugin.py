@@ -41,7 +41,7 @@ FAMILIES = {
     "hunyuanimage": ("HunyuanImage",),
     "hidream": ("HiDream",),
     "cosmos2": ("Cosmos2",),
-    "prx": ("PRX",),
+    "prx": ("PRX", "PRXPixel"),
     "kandinsky5": ("Kandinsky5",),
 }
 
