@@ -27,6 +27,7 @@ from t2iprobe.architectures import tiny_parts
 from t2iprobe.architectures.deepfloyd import DeepFloydIF
 from t2iprobe.architectures.flux import Flux
 from t2iprobe.architectures.krea2 import Krea2
+from t2iprobe.architectures.pixart import PixArtSigma
 from t2iprobe.architectures.sd import SD
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.architectures.sdxl import SDXL
@@ -256,6 +257,12 @@ def test_a_gguf_file_is_the_denoiser(alone: Path, sd3: str, tmp_path: Path) -> N
     model = t2i.load(str(tmp_path / "mine.gguf"), config=sd3, plugins=PLUGINS)
     assert "quantised (gguf)" in str(model.placement)
     assert np.abs(drawn(model) - drawn(t2i.load(str(alone), config=sd3, plugins=PLUGINS))).max() <= 3
+
+
+def test_a_file_of_a_class_that_diffusers_reads_no_files_of_is_refused(tmp_path: Path) -> None:
+    folder = saved(PixArtSigma.tiny(), tmp_path)
+    with pytest.raises(ConfigError, match="no single file of a PixArtTransformer2DModel: put .* into a folder"):
+        PLUGINS.load(str(tmp_path / "transformer/diffusion_pytorch_model.safetensors"), config=folder)
 
 
 @pytest.mark.parametrize(

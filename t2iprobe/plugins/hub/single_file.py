@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import diffusers
+from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 from diffusers.loaders.single_file_utils import (
     SingleFileComponentError,
     fetch_diffusers_config,
@@ -78,12 +79,19 @@ def denoiser(
     """The denoiser of a file.
 
     Raises:
-        ConfigError: it is GGUF, and the package that reads it is not installed.
+        ConfigError: diffusers reads no single files of this class; or it is GGUF, and the package that reads it is not
+            installed.
     """
+    named = str(index[adapter.denoiser][1])
+    if named not in SINGLE_FILE_LOADABLE_CLASSES:
+        raise ConfigError(
+            f"diffusers reads no single file of a {named}: put {path.name} into a folder of the whole pipeline, as "
+            f"{adapter.denoiser}/diffusion_pytorch_model.safetensors, and give that"
+        )
     more: dict[str, Any] = {}
     if path.suffix == GGUF:
         if find_spec("gguf") is None:
             raise ConfigError(f"{path.name} is read with a package that is not installed: pip install gguf")
         more["quantization_config"] = diffusers.GGUFQuantizationConfig(compute_dtype=dtype)
-    kind = getattr(diffusers, str(index[adapter.denoiser][1]))
+    kind = getattr(diffusers, named)
     return kind.from_single_file(str(path), config=config, subfolder=adapter.denoiser, dtype=dtype, **more)
