@@ -337,6 +337,33 @@ def test_a_pipeline_with_an_ip_adapter(adapter: type[Adapter]) -> None:
         model.run([DOG, CAT])
 
 
+def test_flux_with_an_ip_adapter() -> None:
+    """The text's keys and values are patched beside the picture's, which the adapter's own layers make."""
+    chance, pipeline = torch.Generator().manual_seed(0), Flux.tiny()
+    width, inner = pipeline.transformer.config.joint_attention_dim, pipeline.transformer.inner_dim
+    keys: dict[str, torch.Tensor] = {}
+    for block in range(len(pipeline.transformer.transformer_blocks)):
+        for part in "kv":
+            keys[f"{block}.to_{part}_ip.weight"] = torch.randn(inner, width, generator=chance)
+            keys[f"{block}.to_{part}_ip.bias"] = torch.zeros(inner)
+    project = {"proj.weight": torch.randn(4 * width, 8, generator=chance), "proj.bias": torch.zeros(4 * width)}
+    norm = {"norm.weight": torch.ones(width), "norm.bias": torch.zeros(width)}
+    state = {"image_proj": project | norm, "ip_adapter": keys}
+    pipeline.load_ip_adapter(state, weight_name="", image_encoder_pretrained_model_name_or_path=None)
+    model = t2i.load(pipeline)
+    model.defaults = {"guidance": 3.0, "num_steps": 2}
+    names = ("ip_adapter_image_embeds", "negative_ip_adapter_image_embeds")
+    options = {name: [torch.randn(2, 1, 8, generator=chance)] for name in names}
+    plain = pixels(model.run([DOG, CAT], options=options, batch_size=1).images)
+    assert np.abs(plain - bare(model, [DOG, CAT], **options)).max() <= 1
+    assert (plain != pixels(Model(Flux.tiny(), Flux()).run([DOG, CAT], num_steps=2, guidance=3.0).images)).any()
+    swap = [patch({1: 0}, model.text_sites(1))]
+    patched = pixels(model.run([DOG, CAT], options=options, batch_size=1, interventions=swap).images)
+    assert np.abs(patched[0] - plain[0]).max() <= 1 and (patched[1] != plain[1]).any()
+    with pytest.raises(ConfigError, match="needs ip_adapter_image: options="):
+        model.run([DOG, CAT])
+
+
 def test_a_class_of_the_users_own_has_its_base_classs_adapter() -> None:
     class Mine(StableDiffusionPipeline):
         """A pipeline of the user's own."""

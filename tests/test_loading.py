@@ -261,7 +261,7 @@ def test_a_gguf_file_is_the_denoiser(alone: Path, sd3: str, tmp_path: Path) -> N
 
 def test_a_file_of_a_class_that_diffusers_reads_no_files_of_is_refused(tmp_path: Path) -> None:
     folder = saved(PixArtSigma.tiny(), tmp_path)
-    with pytest.raises(ConfigError, match="no single file of a PixArtTransformer2DModel: put .* into a folder"):
+    with pytest.raises(ConfigError, match=r"no single file of a PixArtTransformer2DModel: put .* into a folder"):
         PLUGINS.load(str(tmp_path / "transformer/diffusion_pytorch_model.safetensors"), config=folder)
 
 

@@ -87,11 +87,6 @@ class LatentUNet(Adapter):
         yield Site("text", "", In("encoder_hidden_states"), static=True)
         yield from transformer_sites(self.module(pipeline))
 
-    def needed_options(self, pipeline: Pipeline) -> list[tuple[str, ...]]:
-        """See :meth:`Adapter.needed_options`; an IP-Adapter (arXiv 2308.06721) needs its picture."""
-        loaded = pipeline.unet.config.encoder_hid_dim_type == "ip_image_proj"
-        return super().needed_options(pipeline) + [("ip_adapter_image", "ip_adapter_image_embeds")] * loaded
-
     def size_multiple(self, pipeline: Pipeline) -> int:
         """See :meth:`Adapter.size_multiple`; the pipelines refuse other sizes, even where a cell is smaller."""
         return max(8, self.pixels_per_latent(pipeline))

@@ -200,11 +200,18 @@ class Adapter(ABC):
         return {"pag_scale": 0.0} if perturbs else {}
 
     def needed_options(self, pipeline: Pipeline) -> list[tuple[str, ...]]:
-        """Arguments of the pipeline call without which it cannot draw; of each entry one suffices."""
-        if getattr(pipeline, "controlnet", None) is None:
-            return []
-        parameters = inspect.signature(type(pipeline).__call__).parameters
-        return [("control_image" if "control_image" in parameters else "image",)]
+        """Arguments of the pipeline call without which it cannot draw; of each entry one suffices.
+
+        A ControlNet needs its picture, and so does an IP-Adapter (arXiv 2308.06721).
+        """
+        needed: list[tuple[str, ...]] = []
+        if getattr(pipeline, "controlnet", None) is not None:
+            parameters = inspect.signature(type(pipeline).__call__).parameters
+            needed.append(("control_image" if "control_image" in parameters else "image",))
+        config = getattr(self.module(pipeline), "config", None)  # diffusers sets an attribute, no entry
+        if getattr(config, "encoder_hid_dim_type", None) == "ip_image_proj":
+            needed.append(("ip_adapter_image", "ip_adapter_image_embeds"))
+        return needed
 
     def from_text(self, pipeline: Pipeline, site: Site) -> FromText | None:
         """How a static site follows from the arguments of a denoiser call, without running the denoiser.
