@@ -12,8 +12,10 @@ import pytest
 from PIL import Image
 
 from t2iprobe.core.html import data_uri
+from t2iprobe.core.scope import Scope
 from t2iprobe.core.statistics import Interval
-from t2iprobe.report.page import overlap, patched
+from t2iprobe.core.trials import Trial, source
+from t2iprobe.report.page import charted, overlap, patched
 from t2iprobe.report.render import render
 from t2iprobe.report.sections import OVERLAPS, Bar, HeatMap, Overlap, Page, PairView, ReportTable, Section, TrialView
 
@@ -119,6 +121,18 @@ def test_a_long_answer_has_a_short_headline(sentence: str, headline: str, explan
     assert view.headline == headline and view.explanation.startswith(explanation)
     words = (view.headline + view.explanation).lower()
     assert [one for one in words if one.isalnum()] == [one for one in sentence.lower() if one.isalnum()]
+
+
+def test_a_scope_that_all_patches_share_is_the_whole() -> None:
+    def trials(*scopes: Scope) -> list[Trial]:
+        return [
+            Trial(str(layer), (f"blocks.{layer}.cross_attn.k",), layers=(layer,), scope=scope)
+            for layer, scope in enumerate(scopes)
+        ]
+
+    cond, head = Scope(branches="cond"), Scope(heads=0)
+    for scopes, shown in (([cond, cond], ["0", "1"]), ([cond, head], []), ([Scope(), head], ["0"])):
+        assert [one.label for one in charted([source(), *trials(*scopes)], layers=2)] == shown
 
 
 def test_large_pictures_are_made_small() -> None:

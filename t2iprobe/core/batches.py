@@ -111,7 +111,7 @@ class Batches:
             self.donors.keep(self._text_donors(left))
             if self._fits(batch):
                 left = [row for row in left if row not in batch]
-            elif len(batch) > len(first_batch(left, taken, 1)) and not self.decoding:  # pictures are decoded one by one
+            elif len(batch) > len(first_batch(left, taken, 1)) and not self.decoding:  # decoding has its own slices
                 model.room.shrink(model.memory.work(settings), len(batch))
             elif not model.memory.make_room(self.decoding):
                 raise T2IProbeError(

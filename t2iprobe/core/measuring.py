@@ -1,4 +1,4 @@
-"""Measures what work costs and may cost: :func:`peak` memory, :func:`room`, and the time and memory of a step."""
+"""Measures what work costs and may cost: :func:`peak` memory, :func:`space`, and the time and memory of a step."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Scope:
 
     Args:
         steps: denoising steps, 0 at pure noise.
-        branches: branches of classifier-free guidance. The default, cond and uncond, is that of the localization paper.
+        branches: branches of guidance. The default is all of them; the localization paper patches cond and uncond.
         rows: rows of the generation.
         tokens: positions on the token axis of the site.
         heads: attention heads (only for sites with heads).

@@ -86,11 +86,15 @@ def study_page(result: StudyResult, plugins: Plugins) -> Page:
 def charted(trials: Sequence[Trial], layers: int) -> list[Trial]:
     """The trials to chart: single layers in order, patched as a whole, or if there are few, all sets of whole layers.
 
+    A scope that all patches of the study share, such as one branch of guidance, counts as the whole.
+
     Args:
         trials: trials of the study.
         layers: number of layers of the model.
     """
-    whole = [trial for trial in trials if trial.sites and trial.scope == Scope() and trial.num_steps is None]
+    scopes = {trial.scope for trial in trials if trial.sites}
+    scope = scopes.pop() if len(scopes) == 1 else Scope()
+    whole = [trial for trial in trials if trial.sites and trial.scope == scope and trial.num_steps is None]
     forward = [trial for trial in whole if trial.direction == "into_source"] or whole
     single = [trial for trial in forward if trial.layer is not None]
     return sorted(single if len(single) >= layers else forward, key=lambda trial: (len(trial.layers), trial.layers))
