@@ -152,14 +152,16 @@ def ran(*options: str, **parts: Any) -> dict[str, Any]:
 
 def test_next_steps_carry_the_settings_that_were_given_to_commands_that_have_them() -> None:
     given = ran(
-        "--limit", "6", "--num-steps", "10", "--seed", "3",
-        limit=6, held_out=2, num_steps=10, seed=3,
+        "--limit", "6", "--num-steps", "10", "--seed", "3", "--compile", "--negative-prompt", "a b",
+        limit=6, held_out=2, num_steps=10, seed=3, compile=True, negative_prompt="a b",
     )  # fmt: skip
     _, heads, _, edit, guard, finetune = steps(ALL, arguments=given)
-    every = "--seed 3 --num-steps 10"
-    assert heads.endswith(f"layers=3+5-7 --limit 6 {every}") and f"--limit 6 {every}" in edit
+    for one in (heads, edit, guard, finetune):
+        assert "--compile --" in f"{one} --" and "--seed 3" in one and "--num-steps 10" in one
+    assert "--limit 6" in heads and "--limit 6" in edit and "--held-out" not in heads
+    assert "--negative-prompt 'a b'" in heads and "--negative-prompt 'a b'" in guard
     for one in (guard, finetune):  # their pictures are no pairs
-        assert every in one and "--limit" not in one
+        assert "--limit" not in one
     assert steps(ALL, arguments=ran()) == steps(ALL)
 
 
@@ -169,11 +171,10 @@ def test_a_preset_and_a_study_file_give_all_that_they_say() -> None:
     written = preset | {"command": ["t2iprobe", "study", "run", "words.toml"]}
     for asked in (preset, written, {"question": preset["question"]}):
         _, heads, _, edit, guard, _ = steps(ALL, arguments=asked)
-        assert (
-            "--prompt-set creative --limit 12 --held-out 4 --num-steps 28 --resolution 1024 --reader easyocr" in heads
-        )
+        for one in ("prompt-set creative", "limit 12", "held-out 4", "num-steps 28", "resolution 1024"):
+            assert f"--{one}" in heads
         assert "--reader easyocr" in edit and "--held-out" not in edit
-        assert "--num-steps 28 --resolution 1024" in guard and "--reader" not in guard
+        assert "--num-steps 28" in guard and "--resolution 1024" in guard and "--reader" not in guard
 
 
 def test_localize_has_the_options_that_are_carried_to_it() -> None:

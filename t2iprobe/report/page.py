@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from t2iprobe.cli.commandline import quoted
 from t2iprobe.core.evidence import evidence
 from t2iprobe.core.html import data_uri
-from t2iprobe.core.option_groups import CheckpointOptions, DeviceOptions
 from t2iprobe.core.planted import planted_layers
 from t2iprobe.core.scope import Scope
 from t2iprobe.core.statistics import Interval
+from t2iprobe.core.study.question import StudyOptions
 from t2iprobe.core.trials import Trial, ranges, source, target
 from t2iprobe.report.aggregates import aggregate_sections
 from t2iprobe.report.sections import Cell, Overlap, Page, PairView, ReportTable, Section, TrialView
@@ -28,12 +28,10 @@ if TYPE_CHECKING:
 
 SITE = re.compile(r"blocks\.(?P<block>\d+)\.(?P<kind>\w+)\.(?P<port>\w+)")
 PAIRS = 8  # with pictures: few enough for a page that loads quickly
-#: settings of a run that other commands also take
-CARRIED = (
-    *CheckpointOptions.model_fields, *DeviceOptions.model_fields, "upscaler", "source", "target", "prompt_set", "pairs",
-    "limit", "held_out", "seed", "num_steps", "guidance", "resolution", "batch_size", "reader",
-)  # fmt: skip
-USUAL = {"seed": 0, "reader": "rapidocr", "offload": "auto"}  # the defaults of all commands
+#: options of a study that the suggested commands say themselves, or that are its own
+OWN = frozenset({"arch", "model", "concept", "metric", "rank", "set", "budget", "store"})
+#: the others, which those commands also take, with their defaults
+CARRIED = {name: field.default for name, field in StudyOptions.model_fields.items() if name not in OWN}
 #: commands that use found layers, with what else they need, and what they do
 OTHERS: tuple[tuple[str, list[str], str], ...] = (
     ("edit", [], "put other text into the same picture with these layers"),
@@ -240,24 +238,25 @@ def next_steps(result: StudyResult, plugins: Plugins) -> list[tuple[str, str]]:
 
 
 def _carried(arguments: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The settings that a run was given, by option, one value each time it is given.
+    """The words of the settings that a run was given, by option.
 
     A study file and a preset give all of theirs.
     """
     question, typed = arguments.get("question", {}), arguments.get("command", ())
     carried = {}
-    for name in CARRIED:
+    for name, default in CARRIED.items():
         value = question.get(name)
         given = typed[1:2] == ["study"] or "--preset" in typed or not typed or _option(name) in typed
-        if given and value not in (None, [], USUAL.get(name)):
-            carried[name] = [str(part) for part in (value if isinstance(value, list) else [value])]
+        if given and value not in (None, [], default):
+            values = value if isinstance(value, list) else [value]
+            carried[name] = [word for one in values for word in (_option(name), *([] if one is True else [str(one)]))]
     return carried
 
 
 def _options(carried: Mapping[str, Sequence[str]], known: Collection[str]) -> list[str]:
     """Those settings that a command has an option for."""
     fits = [name for name in carried if name in known and (name not in OF_PAIRS or "prompt_set" in known)]
-    return [word for name in fits for value in carried[name] for word in (_option(name), value)]
+    return [word for name in fits for word in carried[name]]
 
 
 def _option(name: str) -> str:
