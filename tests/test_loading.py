@@ -37,7 +37,7 @@ from t2iprobe.core.hub_advice import explained
 from t2iprobe.core.load_options import LoadOptions
 from t2iprobe.core.model import Model, Run
 from t2iprobe.core.option_groups import ModelOptions
-from t2iprobe.core.placement import Demand, Placement, choose, stored
+from t2iprobe.core.placement import Demand, Placement, choose, every_way, stored
 from t2iprobe.core.runs import provenance
 from t2iprobe.plugins.hub import files
 from t2iprobe.plugins.hub import load as hub
@@ -416,6 +416,23 @@ def test_free_memory_decides_and_a_failure_is_one_sentence(sd3: str, monkeypatch
     with pytest.raises(ModelError, match=r"GB of weights could not be put on cpu.*offload none.*out of memory"):
         t2i.load(sd3, resolution=8, plugins=PLUGINS)
     assert tried == ["none"]
+
+
+def test_pictures_are_decoded_in_tiles_where_a_whole_one_would_not_fit(
+    sd3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    demand = PLUGINS.load(sd3, weights=False).placement.demand  # type: ignore[union-attr]
+    least = [min(map(one.needs, every_way(False))) for one in (demand.in_tiles(), demand)]
+    assert least[0] < least[1]
+    for bytes_needed, tiles in zip(least, (True, False), strict=True):
+        free = int(bytes_needed / 0.95) + 1
+        monkeypatch.setattr(placing, "free_bytes", lambda device, free=free: free)
+        model = PLUGINS.load(sd3, weights=False)
+        assert model.placement is not None
+        assert (model.placement.tiles, model.memory.tiles, "tiles" in str(model.placement)) == (tiles, tiles, tiles)
+    monkeypatch.setattr(placing, "free_bytes", lambda device: 1000)
+    with pytest.raises(ModelError, match="does not fit"):
+        PLUGINS.load(sd3, weights=False)
 
 
 def test_too_little_main_memory_is_said_before_loading(sd3: str, monkeypatch: pytest.MonkeyPatch) -> None:

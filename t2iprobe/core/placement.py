@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from t2iprobe.core.errors import ConfigError, ModelError
@@ -52,6 +52,10 @@ class Demand:
         taken = sum(self.components.get(name, 0) for name in self.drawing) + self.activations
         return tuple(self.drawing) if free is not None and taken <= free * USABLE else ()
 
+    def in_tiles(self) -> Demand:
+        """The same, with pictures decoded in tiles of half a side."""
+        return replace(self, drawing={**self.drawing, "vae": self.drawing["vae"] // 4})
+
     def needs(self, offload: Offload) -> int:
         """Bytes on the device under this kind of offloading."""
         if offload == "none":
@@ -74,6 +78,7 @@ class Placement:
         free: bytes that were free on the device before; ``None`` if that is not known.
         device_map: how diffusers spread the components, in place of ``offload``.
         compiled: whether the denoiser's blocks are compiled.
+        tiles: whether pictures are decoded in overlapping tiles, because a whole one does not fit.
         lower: ways that keep less on the device, for when the estimate was too low; none if one was asked for.
     """
 
@@ -85,6 +90,7 @@ class Placement:
     device_map: str | None = None
     lower: tuple[Offload, ...] = ()
     compiled: bool = False
+    tiles: bool = False
 
     def check_gradients(self) -> None:
         """Refuse to compute gradients where a layer's weights leave the device once it has run.
@@ -104,7 +110,8 @@ class Placement:
         kept = spread if self.device_map else IN_WORDS[self.offload].format(device=self.device)
         needs = f"{_gb(self.demand.weights)} of weights and about {_gb(self.demand.activations)} a picture"
         free = "" if self.free is None else f", {_gb(self.free)} free"
-        return f"{self.precision}{', compiled blocks' if self.compiled else ''}, {kept}; {needs}{free}"
+        tiles = ", decoding in overlapping tiles, which changes a picture a little" if self.tiles else ""
+        return f"{self.precision}{', compiled blocks' if self.compiled else ''}, {kept}{tiles}; {needs}{free}"
 
 
 def every_way(whole: bool) -> tuple[Offload, ...]:

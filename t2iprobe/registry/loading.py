@@ -67,6 +67,7 @@ def _prepare(model: Model, options: LoadOptions) -> None:
         model.defaults, model.few_steps = {"num_steps": few.num_steps, "guidance": few.guidance}, str(few)
     put = place if options.weights else planned
     model.placement = put(model.pipeline, model.adapter, options, model.denoiser)
+    model.memory.tiles = model.placement.tiles
     model.memory.step_down = functools.partial(step_down, model.pipeline)
 
 

@@ -57,9 +57,16 @@ def planned(pipeline: Any, adapter: Adapter, options: LoadOptions, denoiser: tor
         free += held_bytes(pipeline, device)
     quantized = getattr(denoiser, "hf_quantizer", None) is not None
     whole = quantized or not getattr(denoiser, "_supports_group_offloading", True)  # Hunyuan-DiT
-    offload = choose(demand, free, options.offload, whole=whole)
+    tiles = False
+    try:
+        offload = choose(demand, free, options.offload, whole=whole)
+    except ModelError:
+        if not hasattr(getattr(pipeline, "vae", None), "tile_latent_min_size") or "vae" not in drawing:
+            raise
+        demand, tiles = demand.in_tiles(), True
+        offload = choose(demand, free, options.offload, whole=whole)
     ways = every_way(whole) if options.offload == "auto" and free is not None else (offload,)
-    return Placement(str(device), dtype, offload, demand, free, lower=ways[ways.index(offload) + 1 :])
+    return Placement(str(device), dtype, offload, demand, free, lower=ways[ways.index(offload) + 1 :], tiles=tiles)
 
 
 def check_offload(options: LoadOptions) -> None:
