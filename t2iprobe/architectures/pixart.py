@@ -64,18 +64,13 @@ class PixArtAlpha(ProbedAdapter):
             yield
 
 
-class PixArtSigma(ProbedAdapter):
+class PixArtSigma(PixArtAlpha):
     """Adapter of ``PixArtSigmaPipeline`` and of its variant with perturbed-attention guidance."""
 
     name: ClassVar[str] = "pixart-sigma"
     pipelines: ClassVar[frozenset[str]] = frozenset({"PixArtSigmaPipeline", "PixArtSigmaPAGPipeline"})
     hub_id: ClassVar[str] = "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS"
-    denoiser = "transformer"
-    half = "float16"
-    text_kv = ("cross_attn.k", "cross_attn.v")
-    sides = 8
     reads = 300
-    arguments = MappingProxyType({"use_resolution_binning": False, "clean_caption": False})
 
     @classmethod
     @parts.reproducible

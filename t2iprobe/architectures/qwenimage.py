@@ -1,4 +1,4 @@
-"""Qwen-Image (arXiv 2508.02324): MM-DiT joint attention, text from Qwen2.5-VL."""
+"""Qwen-Image (arXiv 2508.02324): MM-DiT joint attention, text from Qwen2.5-VL, or one stream in 2.1."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Any, ClassVar
 
 import torch
 from diffusers import (
+    AutoencoderKLQwenImage21,
     FlowMatchEulerDiscreteScheduler,
+    QwenImage21Pipeline,
+    QwenImage21Transformer2DModel,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
 )
@@ -19,6 +22,8 @@ from t2iprobe.architectures import tiny_language as language
 from t2iprobe.architectures import tiny_parts as parts
 from t2iprobe.architectures.probed import ProbedAdapter
 from t2iprobe.core.contracts.adapter import Pipeline
+
+DOWNSAMPLINGS = 4  # 2.1's pipeline takes it for granted
 
 
 class QwenImage(ProbedAdapter):
@@ -78,3 +83,59 @@ class QwenImage(ProbedAdapter):
     def clock(self, pipeline: Pipeline, timestep: Tensor) -> Tensor:
         """See :meth:`ProbedAdapter.clock`."""
         return timestep / 1000
+
+
+class QwenImage21(QwenImage):
+    """Adapter of ``QwenImage21Pipeline``: one stream, in which the text does not see the image.
+
+    Text keys and values are computed at every step, not kept.
+    """
+
+    name: ClassVar[str] = "qwen-image-2.1"
+    pipelines: ClassVar[frozenset[str]] = frozenset({"QwenImage21Pipeline"})
+    hub_id: ClassVar[str] = "Qwen/Qwen-Image-2.1"
+    published_facts = MappingProxyType({})
+    side = 1024
+    sides = 32
+    square = 1
+    arguments = MappingProxyType({"use_kv_cache": False})
+
+    @classmethod
+    @parts.reproducible
+    def tiny(cls) -> QwenImage21Pipeline:
+        """Two blocks over 8 x 8 image tokens."""
+        pipeline = QwenImage21Pipeline(
+            transformer=parts.enliven(
+                QwenImage21Transformer2DModel(
+                    in_channels=parts.CHANNELS,
+                    out_channels=parts.CHANNELS,
+                    num_layers=2,
+                    attention_head_dim=16,
+                    num_attention_heads=2,
+                    context_in_dim=32,
+                    axes_dims_rope=(4, 6, 6),
+                )
+            ),
+            scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+            vae=AutoencoderKLQwenImage21(
+                decoder_base_dim=8, **tiny_autoencoders.settings(DOWNSAMPLINGS, parts.CHANNELS)
+            ).eval(),
+            text_encoder=language.qwen3_vl(32),
+            processor=language.TextProcessor(language.chat_tokenizer(side="left")),
+        )
+        pipeline.default_sample_size = parts.LATENT
+        return pipeline
+
+    @classmethod
+    def full_size(cls) -> nn.Module:
+        """The published transformer."""
+        with torch.device("meta"):
+            return QwenImage21Transformer2DModel()
+
+    def encode_images(self, pipeline: Pipeline, images: Tensor) -> Tensor:
+        """See :meth:`Adapter.encode_images`; the autoencoder's pictures have a fourth channel, how opaque they are."""
+        return super().encode_images(pipeline, torch.cat([images, torch.ones_like(images[:, :1])], 1))
+
+    def decode(self, pipeline: Pipeline, latents: Tensor) -> Tensor:
+        """See :meth:`Adapter.decode`."""
+        return super().decode(pipeline, latents)[:, :3]

@@ -1,4 +1,4 @@
-"""Further parts of the tiny pipelines: text encoders beyond CLIP and T5, and Kandinsky's autoencoder."""
+"""Further parts of the tiny pipelines: text encoders beyond CLIP and T5, without tokens for chats."""
 
 from __future__ import annotations
 
@@ -17,25 +17,16 @@ from transformers import (
     UMT5EncoderModel,
 )
 
+from t2iprobe.architectures import tiny_language as language
 from t2iprobe.architectures.tiny_parts import SPECIAL, VOCABULARY, enliven
 
-PAD, _, START, END = (VOCABULARY[token] for token in SPECIAL)
-IDS = {"pad_token_id": PAD, "bos_token_id": START, "eos_token_id": END}
+PAD, END = (VOCABULARY[token] for token in (SPECIAL[0], SPECIAL[-1]))
 
 
 def decoder_settings(width: int) -> dict[str, Any]:
-    """Two layers of two heads, as the configurations of decoder-only language models call them."""
-    return {
-        "vocab_size": len(VOCABULARY),
-        "hidden_size": width,
-        "intermediate_size": 2 * width,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "head_dim": width // 2,
-        "max_position_embeddings": 1024,
-        **IDS,
-    }
+    """Two layers of two heads that share keys and values."""
+    own = {"vocab_size": len(VOCABULARY), "num_key_value_heads": 1, "max_position_embeddings": 1024}
+    return language.decoder_settings(width, 2) | own
 
 
 def gemma(width: int) -> GemmaModel:
