@@ -35,7 +35,7 @@ from zarr.abc.store import Store
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.core.buffer import Buffer, default_buffer_prototype
 
-from t2iprobe.core.errors import ConfigError, DamagedError, RunExistsError
+from t2iprobe.core.errors import ConfigError, DamagedError, RunExistsError, ShapeError
 from t2iprobe.core.runs.files import understood
 from t2iprobe.core.scoring import Scores
 from t2iprobe.core.store import claims, keys, regions
@@ -45,6 +45,7 @@ ROWS, COLUMNS = 256, 64  # trials and pairs in a file of scores: what one ask gi
 IMAGE_BYTES = 64 << 20  # bytes of pictures in one file, before compression
 LABELS = 4096  # in a chunk
 LEVEL = 1  # of compression
+ZSTD = Zstd(level=LEVEL)
 ABSENT = np.uint64(2**64 - 1)  # offset and length of a chunk that a shard does not have
 SCORES, QUESTION = "scores", "question"  # attributes of the root
 TAKEN = ("trial", "pair", "images", "memo", "activations")  # names that are not scores
@@ -151,12 +152,12 @@ def score_files(
         block[: high.stop - high.start, : wide.stop - wide.start] = known[high, wide]
         own = (rows >= high.start) & (rows < high.stop) & (pairs >= wide.start) & (pairs < wide.stop)
         block[rows[own] - high.start, pairs[own] - wide.start] = values[own]
-        files[key] = _buffer(_packed(block))
+        files[key] = _buffer(_packed(block.tobytes()))
     return files
 
 
 def picture_files(
-    array: Array, pair: int, shown: Mapping[int, NDArray[np.uint8]], there: Collection[int]
+    array: Array, pair: int, shown: Mapping[int, Image.Image], there: Collection[int]
 ) -> tuple[dict[str, Buffer], list[int]]:
     """Pictures of a pair as whole files.
 
@@ -168,7 +169,13 @@ def picture_files(
 
     Returns:
         The files by key, and the rows that cannot be written so because their files have other pictures.
+
+    Raises:
+        ShapeError: a picture has another size or mode than the first of the study.
     """
+    size, mode = (array.shape[3], array.shape[2]), "RGB"
+    if wrong := next((one for one in shown.values() if (one.size, one.mode) != (size, mode)), None):
+        raise ShapeError(f"the pictures of a study are {mode} of {size}, found {wrong.mode} of {wrong.size}")
     together = (array.shards or array.chunks)[0]
     taken = {row // together for row in there}
     files, left = {}, list[int]()
@@ -176,7 +183,7 @@ def picture_files(
         if file in taken or array.shards is None:
             left += rows
             continue
-        chunks = {row % together: _packed(shown[row]) for row in rows}
+        chunks = {row % together: _packed(shown[row].tobytes()) for row in rows}
         index, offset = np.full((together, 2), ABSENT, "<u8"), 0
         for place, chunk in chunks.items():
             index[place] = offset, len(chunk)
@@ -185,9 +192,9 @@ def picture_files(
     return files, left
 
 
-def _packed(values: NDArray[Any]) -> bytes:
+def _packed(values: bytes) -> bytes:
     """A chunk as :func:`compressors` make it."""
-    return _summed(Zstd(level=LEVEL).encode(np.ascontiguousarray(values)))
+    return _summed(ZSTD.encode(values))
 
 
 def _summed(data: bytes) -> bytes:

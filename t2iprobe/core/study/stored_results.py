@@ -188,7 +188,7 @@ class StoredResults(RecordedResults):
             self._known = {name: np.concatenate([known, empty]) for name, known in self._known.items()}
         for trial in trials:
             known = self.trials[self._rows[trial.label]]
-            if trial_as_json(known) != trial_as_json(trial):
+            if known != trial and trial_as_json(known) != trial_as_json(trial):
                 raise ConfigError(
                     f"the study has a trial {trial.label!r} that patches something else ({known} there, {trial} now)"
                 )
@@ -214,18 +214,18 @@ class StoredResults(RecordedResults):
     def _write_images(self, measured: TrialResult, trials: Sequence[Trial], done: NDArray[np.bool_]) -> dict[str, Any]:
         """Write pictures that share files with others; gives the files of all the others, which are whole."""
         labels = [trial.label for trial in trials if trial.label in measured.images]
-        shown = {self._rows[label]: np.asarray(measured.images[label]) for label in labels}
+        shown = {self._rows[label]: measured.images[label] for label in labels}
         if not shown:
             return {}
         if "images" not in self._open and not arrays.has(self._root, "images"):
-            shape = next(iter(shown.values())).shape
+            shape = np.asarray(shown[self._rows[labels[0]]]).shape
             arrays.add_images(self._root, len(self.trials), len(self.pairs), shape, len(shown))
             keys.publish(self._root)
         array = self._array("images")
         files, left = arrays.picture_files(array, measured.pair, shown, np.flatnonzero(done).tolist())
         rows = np.array(left, int)
         for part in np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1) if left else ():  # runs without gaps
-            array[part[0] : part[-1] + 1, measured.pair] = np.stack([shown[row] for row in part.tolist()])
+            array[part[0] : part[-1] + 1, measured.pair] = np.stack([np.asarray(shown[row]) for row in part.tolist()])
         return files
 
     def memo(self, key: str, compute: Callable[[], NDArray[Any]]) -> NDArray[Any]:
