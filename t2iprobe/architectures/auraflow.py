@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import ClassVar
 
+import diffusers
 import torch
-from diffusers import AuraFlowPipeline, AuraFlowTransformer2DModel, FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
 from t2iprobe.architectures import tiny_components
@@ -32,14 +32,14 @@ class AuraFlow(ProbedAdapter):
 
     @classmethod
     @parts.reproducible
-    def tiny(cls) -> AuraFlowPipeline:
+    def tiny(cls) -> diffusers.AuraFlowPipeline:
         """Two joint blocks, two of a single stream."""
-        return AuraFlowPipeline(
+        return diffusers.AuraFlowPipeline(
             tokenizer=parts.tokenizer(start=False),
             text_encoder=tiny_components.umt5(32),
             vae=parts.autoencoder(scaling_factor=0.13025),
             transformer=parts.enliven(
-                AuraFlowTransformer2DModel(
+                diffusers.AuraFlowTransformer2DModel(
                     sample_size=parts.LATENT // 2,
                     in_channels=parts.CHANNELS,
                     out_channels=parts.CHANNELS,
@@ -52,14 +52,14 @@ class AuraFlow(ProbedAdapter):
                     pos_embed_max_size=parts.LATENT**2,
                 )
             ),
-            scheduler=FlowMatchEulerDiscreteScheduler(shift=1.73),
+            scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=1.73),
         )
 
     @classmethod
     def full_size(cls) -> nn.Module:
         """The transformer of the 6.8-billion-parameter model, version 0.3."""
         with torch.device("meta"):
-            return AuraFlowTransformer2DModel(pos_embed_max_size=9216)
+            return diffusers.AuraFlowTransformer2DModel(pos_embed_max_size=9216)
 
     def picture_size(self, pipeline: Pipeline) -> tuple[int, int]:
         """See :meth:`Adapter.picture_size`; the configuration counts squares of 2 x 2 cells."""

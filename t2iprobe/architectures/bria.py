@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from diffusers import BriaPipeline, BriaTransformer2DModel, FlowMatchEulerDiscreteScheduler
+import diffusers
 
 from t2iprobe.architectures import tiny_parts as parts
 from t2iprobe.architectures.probed import ProbedAdapter
@@ -24,11 +24,11 @@ class Bria(ProbedAdapter):
 
     @classmethod
     @parts.reproducible
-    def tiny(cls) -> BriaPipeline:
+    def tiny(cls) -> diffusers.BriaPipeline:
         """Two blocks of each kind."""
-        pipeline = BriaPipeline(
+        pipeline = diffusers.BriaPipeline(
             transformer=parts.enliven(
-                BriaTransformer2DModel(
+                diffusers.BriaTransformer2DModel(
                     in_channels=4 * parts.CHANNELS,
                     num_layers=2,
                     num_single_layers=2,
@@ -38,7 +38,7 @@ class Bria(ProbedAdapter):
                     axes_dims_rope=[4, 6, 6],
                 )
             ),
-            scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+            scheduler=diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
             vae=parts.autoencoder(scaling_factor=0.13025, shift_factor=0.0),
             text_encoder=parts.t5(32),
             tokenizer=parts.tokenizer(start=False),

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar
 
+import diffusers
 import torch
-from diffusers import BriaFiboPipeline, BriaFiboTransformer2DModel, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 from torch.nn import functional
 
@@ -41,11 +41,11 @@ class BriaFibo(ProbedAdapter):
 
     @classmethod
     @parts.reproducible
-    def tiny(cls) -> BriaFiboPipeline:
+    def tiny(cls) -> diffusers.BriaFiboPipeline:
         """Two joint blocks and a single one; a cell is 16 pixels, which the pipeline takes for granted."""
-        pipeline = BriaFiboPipeline(
+        pipeline = diffusers.BriaFiboPipeline(
             transformer=parts.enliven(
-                BriaFiboTransformer2DModel(
+                diffusers.BriaFiboTransformer2DModel(
                     in_channels=parts.CHANNELS,
                     num_layers=2,
                     num_single_layers=1,
@@ -56,7 +56,7 @@ class BriaFibo(ProbedAdapter):
                     axes_dims_rope=[4, 6, 6],
                 )
             ),
-            scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+            scheduler=diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
             vae=tiny_autoencoders.wan_autoencoder(4),
             text_encoder=language.smollm3(16, 4, EMPTY + 1),
             tokenizer=language.chat_tokenizer(length=64),

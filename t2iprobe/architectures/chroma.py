@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import ClassVar
 
+import diffusers
 import torch
-from diffusers import ChromaPipeline, ChromaTransformer2DModel, FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
 from t2iprobe.architectures import tiny_parts as parts
@@ -29,15 +29,15 @@ class Chroma(ProbedAdapter):
 
     @classmethod
     @parts.reproducible
-    def tiny(cls) -> ChromaPipeline:
+    def tiny(cls) -> diffusers.ChromaPipeline:
         """Two joint blocks, two of a single stream."""
-        pipeline = ChromaPipeline(
-            scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        pipeline = diffusers.ChromaPipeline(
+            scheduler=diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
             vae=parts.autoencoder(scaling_factor=0.3611, shift_factor=0.1159),
             text_encoder=parts.t5(32),
             tokenizer=parts.tokenizer(start=False),
             transformer=parts.enliven(
-                ChromaTransformer2DModel(
+                diffusers.ChromaTransformer2DModel(
                     in_channels=4 * parts.CHANNELS,
                     num_layers=2,
                     num_single_layers=2,
@@ -58,7 +58,7 @@ class Chroma(ProbedAdapter):
     def full_size(cls) -> nn.Module:
         """The transformer of the 8.9-billion-parameter model."""
         with torch.device("meta"):
-            return ChromaTransformer2DModel()
+            return diffusers.ChromaTransformer2DModel()
 
     def clock(self, pipeline: Pipeline, timestep: Tensor) -> Tensor:
         """See :meth:`ProbedAdapter.clock`."""

@@ -10,15 +10,8 @@ from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+import diffusers
 import torch
-from diffusers import (
-    CogVideoXDDIMScheduler,
-    CogView3PlusPipeline,
-    CogView3PlusTransformer2DModel,
-    CogView4Pipeline,
-    CogView4Transformer2DModel,
-    FlowMatchEulerDiscreteScheduler,
-)
 from torch import Tensor, nn
 
 from t2iprobe.architectures import tiny_components
@@ -55,14 +48,14 @@ class CogView3Plus(ProbedAdapter):
 
     @classmethod
     @parts.reproducible
-    def tiny(cls) -> CogView3PlusPipeline:
+    def tiny(cls) -> diffusers.CogView3PlusPipeline:
         """Three blocks."""
-        return CogView3PlusPipeline(
+        return diffusers.CogView3PlusPipeline(
             tokenizer=parts.tokenizer(start=False),
             text_encoder=parts.t5(32),
             vae=parts.autoencoder(scaling_factor=0.13025),
-            transformer=parts.enliven(CogView3PlusTransformer2DModel(**TINY)),
-            scheduler=CogVideoXDDIMScheduler(
+            transformer=parts.enliven(diffusers.CogView3PlusTransformer2DModel(**TINY)),
+            scheduler=diffusers.CogVideoXDDIMScheduler(
                 prediction_type="v_prediction", snr_shift_scale=4.0, rescale_betas_zero_snr=True
             ),
         )
@@ -71,7 +64,7 @@ class CogView3Plus(ProbedAdapter):
     def full_size(cls) -> nn.Module:
         """The transformer of the three-billion-parameter model."""
         with torch.device("meta"):
-            return CogView3PlusTransformer2DModel()
+            return diffusers.CogView3PlusTransformer2DModel()
 
 
 class CogView4(ProbedAdapter):
@@ -93,14 +86,14 @@ class CogView4(ProbedAdapter):
 
     @classmethod
     @parts.reproducible
-    def tiny(cls) -> CogView4Pipeline:
+    def tiny(cls) -> diffusers.CogView4Pipeline:
         """Three blocks; prompts are padded on the left, as the model's own tokenizer does."""
-        return CogView4Pipeline(
+        return diffusers.CogView4Pipeline(
             tokenizer=parts.tokenizer(start=True, padding_side="left"),
             text_encoder=tiny_components.glm(32),
             vae=parts.autoencoder(scaling_factor=1.0, shift_factor=0.0),
-            transformer=parts.enliven(CogView4Transformer2DModel(**TINY, rope_axes_dim=(256, 256))),
-            scheduler=FlowMatchEulerDiscreteScheduler(
+            transformer=parts.enliven(diffusers.CogView4Transformer2DModel(**TINY, rope_axes_dim=(256, 256))),
+            scheduler=diffusers.FlowMatchEulerDiscreteScheduler(
                 base_shift=0.25, max_shift=0.75, use_dynamic_shifting=True, time_shift_type="linear"
             ),
         )
@@ -109,7 +102,7 @@ class CogView4(ProbedAdapter):
     def full_size(cls) -> nn.Module:
         """The transformer of the six-billion-parameter model."""
         with torch.device("meta"):
-            return CogView4Transformer2DModel(num_layers=28, num_attention_heads=32, attention_head_dim=128)
+            return diffusers.CogView4Transformer2DModel(num_layers=28, num_attention_heads=32, attention_head_dim=128)
 
     @contextmanager
     def prepared(self, pipeline: Pipeline, arguments: dict[str, Any]) -> Iterator[None]:

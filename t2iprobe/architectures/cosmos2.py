@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import diffusers
 import torch
-from diffusers import (
-    ConfigMixin,
-    Cosmos2TextToImagePipeline,
-    CosmosTransformer3DModel,
-    FlowMatchEulerDiscreteScheduler,
-    ModelMixin,
-)
 from diffusers.pipelines.cosmos.pipeline_cosmos2_text2image import DEFAULT_NEGATIVE_PROMPT
 from torch import Tensor, nn
 
@@ -40,13 +34,13 @@ class Cosmos2(ProbedAdapter):
 
     @classmethod
     @parts.reproducible
-    def tiny(cls) -> Cosmos2TextToImagePipeline:
+    def tiny(cls) -> diffusers.Cosmos2TextToImagePipeline:
         """Two blocks; the sentence that the pipeline takes for a negative prompt is one token."""
         tokenizer = parts.tokenizer(start=False)
         tokenizer.add_tokens([DEFAULT_NEGATIVE_PROMPT])
-        pipeline = Cosmos2TextToImagePipeline(
+        pipeline = diffusers.Cosmos2TextToImagePipeline(
             transformer=parts.enliven(
-                CosmosTransformer3DModel(
+                diffusers.CosmosTransformer3DModel(
                     in_channels=parts.CHANNELS,
                     out_channels=parts.CHANNELS,
                     num_attention_heads=2,
@@ -60,7 +54,7 @@ class Cosmos2(ProbedAdapter):
                     concat_padding_mask=False,  # published models have the mask, which needs torchvision
                 )
             ),
-            scheduler=FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True),
+            scheduler=diffusers.FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True),
             vae=tiny_autoencoders.wan_autoencoder(),
             text_encoder=parts.t5(32, len(tokenizer)),
             tokenizer=tokenizer,
@@ -73,7 +67,7 @@ class Cosmos2(ProbedAdapter):
     def full_size(cls) -> nn.Module:
         """The transformer of the two-billion-parameter model."""
         with torch.device("meta"):
-            return CosmosTransformer3DModel(
+            return diffusers.CosmosTransformer3DModel(
                 num_attention_heads=16, rope_scale=(1.0, 4.0, 4.0), extra_pos_embed_type=None
             )
 
@@ -104,7 +98,7 @@ class Cosmos2(ProbedAdapter):
         return super().starting(pipeline, latents * ((first + 1) / first))
 
 
-class Unchecked(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class Unchecked(diffusers.ModelMixin, diffusers.ConfigMixin):  # type: ignore[misc]
     """A safety checker that lets everything through: the pipeline insists on one."""
 
     def __init__(self) -> None:

@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, cast
 
+import diffusers
 import torch
-from diffusers import DDPMScheduler, IFPipeline, IFSuperResolutionPipeline, UNet2DConditionModel
 from PIL.Image import Image
 from torch import Tensor, nn
 
@@ -58,26 +58,26 @@ class DeepFloydIF(Adapter):
 
     @classmethod
     @parts.reproducible
-    def tiny(cls) -> IFPipeline:
+    def tiny(cls) -> diffusers.IFPipeline:
         """Six text-attention layers, 16 x 16 pixels, predicting noise and a learned variance."""
-        return IFPipeline(
+        return diffusers.IFPipeline(
             tokenizer=parts.tokenizer(start=False, length=LENGTH),
             text_encoder=parts.t5(32),
             unet=tiny_unet(),
-            scheduler=DDPMScheduler(beta_schedule=BETAS, variance_type="learned_range"),
+            scheduler=diffusers.DDPMScheduler(beta_schedule=BETAS, variance_type="learned_range"),
             **UNCHECKED,
         )
 
     @classmethod
     @parts.reproducible
-    def tiny_upscaler(cls) -> IFSuperResolutionPipeline:
+    def tiny_upscaler(cls) -> diffusers.IFSuperResolutionPipeline:
         """16 x 16 to 32 x 32 pixels; shares the first stage's text encoder."""
-        return IFSuperResolutionPipeline(
+        return diffusers.IFSuperResolutionPipeline(
             tokenizer=None,
             text_encoder=None,
             unet=tiny_unet(in_channels=6, sample_size=32, class_embed_type="timestep"),
-            scheduler=DDPMScheduler(beta_schedule=BETAS, variance_type="learned_range"),
-            image_noising_scheduler=DDPMScheduler(beta_schedule=BETAS),
+            scheduler=diffusers.DDPMScheduler(beta_schedule=BETAS, variance_type="learned_range"),
+            image_noising_scheduler=diffusers.DDPMScheduler(beta_schedule=BETAS),
             **UNCHECKED,
         )
 
@@ -85,7 +85,7 @@ class DeepFloydIF(Adapter):
     def full_size(cls) -> nn.Module:
         """IF-I-XL's U-Net. The configuration is inferred from the paper's numbers, see :attr:`inferred`."""
         with torch.device("meta"):
-            return UNet2DConditionModel(
+            return diffusers.UNet2DConditionModel(
                 sample_size=64,
                 block_out_channels=(704, 1408, 2112, 2816),
                 down_block_types=("ResnetDownsampleBlock2D", *("SimpleCrossAttnDownBlock2D",) * 3),
@@ -179,7 +179,7 @@ def added_kv_sites(block: str, path: str, attention: Any) -> Iterator[Site]:
     yield Site(f"{name}.out", path, Out(), axes=MAP)
 
 
-def tiny_unet(**changes: Any) -> UNet2DConditionModel:
+def tiny_unet(**changes: Any) -> diffusers.UNet2DConditionModel:
     """The U-Net of :meth:`DeepFloydIF.tiny`; with ``changes``, the U-Net of its upscaler."""
     blocks = {
         "down_block_types": ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from diffusers import ErnieImagePipeline, ErnieImageTransformer2DModel, FlowMatchEulerDiscreteScheduler
+import diffusers
 from torch import Tensor
 from torch.nn import functional
 
@@ -35,11 +35,11 @@ class ErnieImage(ProbedAdapter):
 
     @classmethod
     @parts.reproducible
-    def tiny(cls) -> ErnieImagePipeline:
+    def tiny(cls) -> diffusers.ErnieImagePipeline:
         """Two blocks over 8 x 8 tokens, each of 2 x 2 cells of the autoencoder."""
-        pipeline = ErnieImagePipeline(
+        pipeline = diffusers.ErnieImagePipeline(
             transformer=parts.enliven(
-                ErnieImageTransformer2DModel(
+                diffusers.ErnieImageTransformer2DModel(
                     hidden_size=32,
                     num_attention_heads=2,
                     num_layers=2,
@@ -50,7 +50,7 @@ class ErnieImage(ProbedAdapter):
                     rope_axes_dim=(4, 6, 6),
                 )
             ),
-            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+            scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
             vae=flux2_autoencoder(),
             text_encoder=language.mistral3(32).model,
             tokenizer=language.chat_tokenizer(),

@@ -9,8 +9,8 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+import diffusers
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -41,11 +41,11 @@ class Flux(Adapter):
 
     @classmethod
     @parts.reproducible
-    def tiny(cls) -> FluxPipeline:
+    def tiny(cls) -> diffusers.FluxPipeline:
         """Two blocks of each kind, not guidance-distilled."""
-        pipeline = FluxPipeline(
+        pipeline = diffusers.FluxPipeline(
             transformer=parts.enliven(
-                FluxTransformer2DModel(
+                diffusers.FluxTransformer2DModel(
                     in_channels=4 * parts.CHANNELS,
                     num_layers=2,
                     num_single_layers=2,
@@ -56,7 +56,7 @@ class Flux(Adapter):
                     axes_dims_rope=(4, 6, 6),
                 )
             ),
-            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+            scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
             vae=parts.autoencoder(scaling_factor=0.3611, shift_factor=0.1159),
             text_encoder=parts.clip(16),
             tokenizer=parts.tokenizer(start=True),
@@ -70,7 +70,7 @@ class Flux(Adapter):
     def full_size(cls) -> nn.Module:
         """FLUX.1-dev's transformer; FLUX.1-schnell's differs only by the guidance embedding."""
         with torch.device("meta"):
-            return FluxTransformer2DModel(guidance_embeds=True)
+            return diffusers.FluxTransformer2DModel(guidance_embeds=True)
 
     def sites(self, pipeline: Pipeline) -> Iterator[Site]:
         """See :meth:`Adapter.sites`."""

@@ -7,13 +7,8 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+import diffusers
 import torch
-from diffusers import (
-    FlowMatchEulerDiscreteScheduler,
-    Flux2KleinPipeline,
-    Flux2Pipeline,
-    Flux2Transformer2DModel,
-)
 from torch import Tensor, nn
 
 from t2iprobe.architectures import tiny_autoencoders
@@ -39,11 +34,11 @@ class Flux2(ProbedAdapter):
 
     @classmethod
     @parts.reproducible
-    def tiny(cls) -> Flux2Pipeline:
+    def tiny(cls) -> diffusers.Flux2Pipeline:
         """Two blocks of each kind; the text encoder has 31 layers because the pipeline reads layers 10, 20 and 30."""
-        pipeline = Flux2Pipeline(
+        pipeline = diffusers.Flux2Pipeline(
             transformer=tiny_transformer(guidance_embeds=True),
-            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+            scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
             vae=tiny_autoencoders.flux2_autoencoder(),
             text_encoder=language.mistral3(16, 31),
             tokenizer=language.chat_tokenizer(length=64),
@@ -56,7 +51,7 @@ class Flux2(ProbedAdapter):
     def full_size(cls) -> nn.Module:
         """FLUX.2-dev's transformer."""
         with torch.device("meta"):
-            return Flux2Transformer2DModel()
+            return diffusers.Flux2Transformer2DModel()
 
     def pixels_per_latent(self, pipeline: Pipeline) -> int:
         """See :meth:`Adapter.pixels_per_latent`; a cell is a square of 2 x 2 of the autoencoder's."""
@@ -98,11 +93,11 @@ class Flux2Klein(Flux2):
 
     @classmethod
     @parts.reproducible
-    def tiny(cls) -> Flux2KleinPipeline:
+    def tiny(cls) -> diffusers.Flux2KleinPipeline:
         """Two blocks of each kind; the text encoder has 28 layers because the pipeline reads layers 9, 18 and 27."""
-        pipeline = Flux2KleinPipeline(
+        pipeline = diffusers.Flux2KleinPipeline(
             transformer=tiny_transformer(guidance_embeds=False),
-            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+            scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
             vae=tiny_autoencoders.flux2_autoencoder(),
             text_encoder=language.qwen3(16, 28),
             tokenizer=language.chat_tokenizer(length=64),
@@ -114,7 +109,7 @@ class Flux2Klein(Flux2):
     def full_size(cls) -> nn.Module:
         """The 4B model's transformer."""
         with torch.device("meta"):
-            return Flux2Transformer2DModel(
+            return diffusers.Flux2Transformer2DModel(
                 num_layers=5,
                 num_single_layers=20,
                 num_attention_heads=24,
@@ -139,7 +134,7 @@ class Flux2Klein(Flux2):
 def tiny_transformer(*, guidance_embeds: bool) -> nn.Module:
     """Two blocks of each kind over 4 x 4 tokens of 2 x 2 latent cells."""
     return parts.enliven(
-        Flux2Transformer2DModel(
+        diffusers.Flux2Transformer2DModel(
             in_channels=4 * parts.CHANNELS,
             num_layers=2,
             num_single_layers=2,

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+import diffusers
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, HiDreamImagePipeline, HiDreamImageTransformer2DModel
 from torch import Tensor, nn
 
 from t2iprobe.architectures import tiny_language as language
@@ -39,11 +39,11 @@ class HiDream(ProbedAdapter):
 
     @classmethod
     @parts.reproducible
-    def tiny(cls) -> HiDreamImagePipeline:
+    def tiny(cls) -> diffusers.HiDreamImagePipeline:
         """Two blocks of each kind, of two experts."""
-        pipeline = HiDreamImagePipeline(
+        pipeline = diffusers.HiDreamImagePipeline(
             transformer=parts.enliven(
-                HiDreamImageTransformer2DModel(
+                diffusers.HiDreamImageTransformer2DModel(
                     patch_size=2,
                     in_channels=parts.CHANNELS,
                     out_channels=parts.CHANNELS,
@@ -60,7 +60,7 @@ class HiDream(ProbedAdapter):
                     llama_layers=[0, 1, 2, 2],
                 )
             ),
-            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+            scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
             vae=parts.autoencoder(scaling_factor=0.3611, shift_factor=0.1159),
             text_encoder=parts.clip_with_projection(16),
             tokenizer=parts.tokenizer(start=True),
@@ -78,7 +78,7 @@ class HiDream(ProbedAdapter):
     def full_size(cls) -> nn.Module:
         """The published transformer."""
         with torch.device("meta"):
-            return HiDreamImageTransformer2DModel(
+            return diffusers.HiDreamImageTransformer2DModel(
                 patch_size=2,
                 in_channels=16,
                 out_channels=16,

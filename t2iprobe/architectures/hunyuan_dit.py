@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import ClassVar
 
+import diffusers
 import torch
-from diffusers import DDPMScheduler, HunyuanDiT2DModel, HunyuanDiTPipeline
 from torch import nn
 
 from t2iprobe.architectures import tiny_components
@@ -30,14 +30,14 @@ class HunyuanDiT(ProbedAdapter):
 
     @classmethod
     @parts.reproducible
-    def tiny(cls) -> HunyuanDiTPipeline:
+    def tiny(cls) -> diffusers.HunyuanDiTPipeline:
         """Four blocks, the last with a skip connection; 64 x 64 pixels, because the pipeline assumes 8 per cell."""
-        return HunyuanDiTPipeline(
+        return diffusers.HunyuanDiTPipeline(
             vae=parts.autoencoder(downsamplings=3, scaling_factor=0.13025),
             text_encoder=tiny_components.bert(16),
             tokenizer=parts.tokenizer(start=True, length=77),
             transformer=parts.enliven(
-                HunyuanDiT2DModel(
+                diffusers.HunyuanDiT2DModel(
                     sample_size=parts.LATENT,
                     patch_size=2,
                     in_channels=parts.CHANNELS,
@@ -52,7 +52,9 @@ class HunyuanDiT(ProbedAdapter):
                     use_style_cond_and_image_meta_size=False,
                 )
             ),
-            scheduler=DDPMScheduler(prediction_type="v_prediction", beta_schedule="scaled_linear", steps_offset=1),
+            scheduler=diffusers.DDPMScheduler(
+                prediction_type="v_prediction", beta_schedule="scaled_linear", steps_offset=1
+            ),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
@@ -64,7 +66,7 @@ class HunyuanDiT(ProbedAdapter):
     def full_size(cls) -> nn.Module:
         """The transformer of version 1.2, which reads neither the picture's size nor a style."""
         with torch.device("meta"):
-            return HunyuanDiT2DModel(
+            return diffusers.HunyuanDiT2DModel(
                 sample_size=128,
                 patch_size=2,
                 in_channels=4,

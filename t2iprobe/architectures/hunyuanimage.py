@@ -7,17 +7,11 @@ from contextlib import ExitStack, contextmanager
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+import diffusers
 import torch
-from diffusers import (
-    AdaptiveProjectedMixGuidance,
-    AutoencoderKLHunyuanImage,
-    FlowMatchEulerDiscreteScheduler,
-    HunyuanImagePipeline,
-    HunyuanImageTransformer2DModel,
-)
+import transformers
 from diffusers.pipelines.hunyuan_image.pipeline_hunyuanimage import extract_glyph_text
 from torch import Tensor, nn
-from transformers import ByT5Tokenizer
 
 from t2iprobe.architectures import tiny_language as language
 from t2iprobe.architectures import tiny_parts as parts
@@ -46,12 +40,12 @@ class HunyuanImage(ProbedAdapter):
 
     @classmethod
     @parts.reproducible
-    def tiny(cls) -> HunyuanImagePipeline:
+    def tiny(cls) -> diffusers.HunyuanImagePipeline:
         """Two blocks of each kind, one token refiner."""
-        tokenizer, letters = language.chat_tokenizer(), ByT5Tokenizer()
-        pipeline = HunyuanImagePipeline(
+        tokenizer, letters = language.chat_tokenizer(), transformers.ByT5Tokenizer()
+        pipeline = diffusers.HunyuanImagePipeline(
             transformer=parts.enliven(
-                HunyuanImageTransformer2DModel(
+                diffusers.HunyuanImageTransformer2DModel(
                     in_channels=parts.CHANNELS,
                     out_channels=parts.CHANNELS,
                     num_attention_heads=2,
@@ -65,8 +59,8 @@ class HunyuanImage(ProbedAdapter):
                     rope_axes_dim=(8, 8),
                 )
             ),
-            scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0),
-            vae=AutoencoderKLHunyuanImage(
+            scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=5.0),
+            vae=diffusers.AutoencoderKLHunyuanImage(
                 in_channels=3,
                 out_channels=3,
                 latent_channels=parts.CHANNELS,
@@ -82,8 +76,8 @@ class HunyuanImage(ProbedAdapter):
             tokenizer=tokenizer,
             text_encoder_2=parts.t5(32, len(letters)),
             tokenizer_2=letters,
-            guider=AdaptiveProjectedMixGuidance(),
-            ocr_guider=AdaptiveProjectedMixGuidance(adaptive_projected_guidance_start_step=0),
+            guider=diffusers.AdaptiveProjectedMixGuidance(),
+            ocr_guider=diffusers.AdaptiveProjectedMixGuidance(adaptive_projected_guidance_start_step=0),
         )
         pipeline.default_sample_size = parts.LATENT  # diffusers fixes it at 64 for every model
         pipeline.tokenizer_max_length, pipeline.tokenizer_2_max_length = parts.LENGTH, 16
@@ -95,7 +89,7 @@ class HunyuanImage(ProbedAdapter):
     def full_size(cls) -> nn.Module:
         """The published transformer."""
         with torch.device("meta"):
-            return HunyuanImageTransformer2DModel(text_embed_2_dim=1472)
+            return diffusers.HunyuanImageTransformer2DModel(text_embed_2_dim=1472)
 
     def text_limits(self, pipeline: Pipeline) -> dict[str, int]:
         """See :meth:`Adapter.text_limits`; ByT5 only reads what is quoted."""

@@ -8,8 +8,8 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+import diffusers
 import torch
-from diffusers import DDPMScheduler, Kandinsky3Pipeline, Kandinsky3UNet, VQModel
 from torch import Tensor, nn
 
 from t2iprobe.architectures import tiny_parts as parts
@@ -39,13 +39,13 @@ class Kandinsky3(ProbedAdapter):
 
     @classmethod
     @parts.reproducible
-    def tiny(cls) -> Kandinsky3Pipeline:
+    def tiny(cls) -> diffusers.Kandinsky3Pipeline:
         """Twelve layers at four resolutions, as the network assumes; a cell is 8 pixels, as the pipeline assumes."""
-        pipeline = Kandinsky3Pipeline(
+        pipeline = diffusers.Kandinsky3Pipeline(
             tokenizer=parts.tokenizer(start=False, length=128),
             text_encoder=parts.t5(32),
             unet=parts.enliven(
-                Kandinsky3UNet(
+                diffusers.Kandinsky3UNet(
                     in_channels=parts.CHANNELS,
                     time_embedding_dim=16,
                     groups=4,
@@ -56,7 +56,7 @@ class Kandinsky3(ProbedAdapter):
                     encoder_hid_dim=32,
                 )
             ),
-            scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2", clip_sample=False),
+            scheduler=diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2", clip_sample=False),
             movq=tiny_movq(downsamplings=3),
         )
         pipeline.default_sample_size = parts.LATENT
@@ -66,7 +66,7 @@ class Kandinsky3(ProbedAdapter):
     def full_size(cls) -> nn.Module:
         """The U-Net of the three-billion-parameter model."""
         with torch.device("meta"):
-            return Kandinsky3UNet()
+            return diffusers.Kandinsky3UNet()
 
     def pixels_per_latent(self, pipeline: Pipeline) -> int:
         """See :meth:`Adapter.pixels_per_latent`."""
@@ -115,10 +115,10 @@ def pooled(pooling: Any, time: Tensor, context: Tensor, context_mask: Tensor) ->
     return time + found.squeeze(1)
 
 
-def tiny_movq(downsamplings: int) -> VQModel:
+def tiny_movq(downsamplings: int) -> diffusers.VQModel:
     """An autoencoder whose latents also steer the decoder's normalisation."""
     blocks = downsamplings + 1
-    return VQModel(
+    return diffusers.VQModel(
         block_out_channels=(32,) * blocks,  # the least that this normalisation takes
         down_block_types=("DownEncoderBlock2D",) * blocks,
         up_block_types=("UpDecoderBlock2D",) * blocks,

@@ -7,8 +7,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar
 
+import diffusers
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, Kandinsky5T2IPipeline, Kandinsky5Transformer3DModel
 from diffusers.models.transformers import transformer_kandinsky
 from torch import Tensor, nn
 from torch.nn import functional
@@ -43,12 +43,12 @@ class Kandinsky5(ProbedAdapter):
 
     @classmethod
     @parts.reproducible
-    def tiny(cls) -> Kandinsky5T2IPipeline:
+    def tiny(cls) -> diffusers.Kandinsky5T2IPipeline:
         """One text block, two visual blocks."""
         tokenizer = language.chat_tokenizer()
-        pipeline = Kandinsky5T2IPipeline(
+        pipeline = diffusers.Kandinsky5T2IPipeline(
             transformer=parts.enliven(
-                Kandinsky5Transformer3DModel(
+                diffusers.Kandinsky5Transformer3DModel(
                     in_visual_dim=parts.CHANNELS,
                     out_visual_dim=parts.CHANNELS,
                     in_text_dim=32,
@@ -61,7 +61,7 @@ class Kandinsky5(ProbedAdapter):
                     axes_dims=(4, 6, 6),
                 )
             ),
-            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+            scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
             vae=parts.autoencoder(DOWNSAMPLINGS, scaling_factor=0.3611, shift_factor=0.1159),
             text_encoder=language.qwen2_5_vl(32),
             tokenizer=language.TextProcessor(tokenizer),
@@ -77,7 +77,7 @@ class Kandinsky5(ProbedAdapter):
     def full_size(cls) -> nn.Module:
         """The transformer of the six-billion-parameter model."""
         with torch.device("meta"):
-            return Kandinsky5Transformer3DModel(
+            return diffusers.Kandinsky5Transformer3DModel(
                 in_visual_dim=16,
                 out_visual_dim=16,
                 model_dim=2560,

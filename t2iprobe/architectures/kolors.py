@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
+import diffusers
 import torch
-from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
+import transformers
 from diffusers.pipelines.kolors.pipeline_kolors import KolorsPipeline  # diffusers exports it only with sentencepiece
 from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig, ChatGLMModel, RMSNorm
 from torch import nn
-from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 from t2iprobe.architectures import tiny_parts as parts
 from t2iprobe.architectures.unet import SizedUNet
@@ -46,7 +46,7 @@ class Kolors(SizedUNet):
                 addition_time_embed_dim=8,
                 projection_class_embeddings_input_dim=32 + 6 * 8,
             ),
-            scheduler=EulerDiscreteScheduler(
+            scheduler=diffusers.EulerDiscreteScheduler(
                 beta_schedule="scaled_linear",
                 beta_start=0.00085,
                 beta_end=0.014,
@@ -59,7 +59,7 @@ class Kolors(SizedUNet):
     def full_size(cls) -> nn.Module:
         """SDXL's U-Net, with a projection of the text in front of it and a wider pooled vector."""
         with torch.device("meta"):
-            return UNet2DConditionModel(
+            return diffusers.UNet2DConditionModel(
                 sample_size=128,
                 block_out_channels=(320, 640, 1280),
                 down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
@@ -97,10 +97,10 @@ SPECIALS: dict[str, Any] = {
 }
 
 
-class TinyTokenizer(PreTrainedTokenizerFast):  # type: ignore[misc]
+class TinyTokenizer(transformers.PreTrainedTokenizerFast):  # type: ignore[misc]
     """Pads on the left and counts positions from the first token of the prompt, as ChatGLM's tokenizer does."""
 
-    def __call__(self, *args: Any, **settings: Any) -> BatchEncoding:
+    def __call__(self, *args: Any, **settings: Any) -> transformers.BatchEncoding:
         """Tokens, mask and ``position_ids``, which are 0 for padding."""
         encoded = super().__call__(*args, **settings)
         if isinstance(encoded["attention_mask"], torch.Tensor):

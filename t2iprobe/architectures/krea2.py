@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import diffusers
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, Krea2Pipeline, Krea2Transformer2DModel
 from torch import Tensor, nn
 
 from t2iprobe.architectures import tiny_autoencoders
@@ -31,12 +31,12 @@ class Krea2(ProbedAdapter):
 
     @classmethod
     @parts.reproducible
-    def tiny(cls) -> Krea2Pipeline:
+    def tiny(cls) -> diffusers.Krea2Pipeline:
         """Two blocks over text and image; the text is mixed from three layers."""
         tokenizer = language.chat_tokenizer(length=64)
-        pipeline = Krea2Pipeline(
+        pipeline = diffusers.Krea2Pipeline(
             transformer=parts.enliven(
-                Krea2Transformer2DModel(
+                diffusers.Krea2Transformer2DModel(
                     in_channels=4 * parts.CHANNELS,
                     num_layers=2,
                     attention_head_dim=16,
@@ -54,7 +54,7 @@ class Krea2(ProbedAdapter):
                     axes_dims_rope=(4, 6, 6),
                 )
             ),
-            scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+            scheduler=diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
             vae=tiny_autoencoders.qwen_autoencoder(),
             text_encoder=language.qwen3_vl(32, 3).model,
             tokenizer=tokenizer,
@@ -71,7 +71,7 @@ class Krea2(ProbedAdapter):
     def full_size(cls) -> nn.Module:
         """The published transformer."""
         with torch.device("meta"):
-            return Krea2Transformer2DModel()
+            return diffusers.Krea2Transformer2DModel()
 
     def clock(self, pipeline: Pipeline, timestep: Tensor) -> Tensor:
         """See :meth:`ProbedAdapter.clock`."""

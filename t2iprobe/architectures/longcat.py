@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+import diffusers
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, LongCatImagePipeline, LongCatImageTransformer2DModel
 from torch import Tensor, nn
 
 from t2iprobe.architectures import tiny_language as language
@@ -32,12 +32,12 @@ class LongCatImage(ProbedAdapter):
 
     @classmethod
     @parts.reproducible
-    def tiny(cls) -> LongCatImagePipeline:
+    def tiny(cls) -> diffusers.LongCatImagePipeline:
         """Two blocks of each kind."""
         tokenizer = language.chat_tokenizer()
-        pipeline = LongCatImagePipeline(
+        pipeline = diffusers.LongCatImagePipeline(
             transformer=parts.enliven(
-                LongCatImageTransformer2DModel(
+                diffusers.LongCatImageTransformer2DModel(
                     in_channels=4 * CHANNELS,
                     num_layers=2,
                     num_single_layers=2,
@@ -48,7 +48,7 @@ class LongCatImage(ProbedAdapter):
                     axes_dims_rope=[4, 6, 6],
                 )
             ),
-            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+            scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
             vae=parts.autoencoder(channels=CHANNELS, scaling_factor=0.3611, shift_factor=0.1159),
             text_encoder=language.qwen2_5_vl(32),
             tokenizer=tokenizer,
@@ -62,7 +62,7 @@ class LongCatImage(ProbedAdapter):
     def full_size(cls) -> nn.Module:
         """The published transformer."""
         with torch.device("meta"):
-            return LongCatImageTransformer2DModel(num_layers=10, num_single_layers=20)
+            return diffusers.LongCatImageTransformer2DModel(num_layers=10, num_single_layers=20)
 
     def inputs(self, pipeline: Pipeline, prompts: Sequence[str]) -> dict[str, Any]:
         """See :meth:`Adapter.inputs`."""

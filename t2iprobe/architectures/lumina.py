@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+import diffusers
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, LuminaNextDiT2DModel, LuminaPipeline
 from torch import Tensor, nn
 
 from t2iprobe.architectures import tiny_components
@@ -33,10 +33,10 @@ class LuminaNext(ProbedAdapter):
 
     @classmethod
     @parts.reproducible
-    def tiny(cls) -> LuminaPipeline:
+    def tiny(cls) -> diffusers.LuminaPipeline:
         """Three blocks whose gates are open; 64 x 64 pixels, because the pipeline assumes 8 per cell."""
         transformer: Any = parts.enliven(
-            LuminaNextDiT2DModel(
+            diffusers.LuminaNextDiT2DModel(
                 sample_size=parts.LATENT,
                 in_channels=parts.CHANNELS,
                 hidden_size=16,
@@ -51,9 +51,9 @@ class LuminaNext(ProbedAdapter):
             transformer.pad_token.zero_()  # diffusers leaves it uninitialised, and does not read it
             for layer in transformer.layers:
                 layer.gate.fill_(1.0)  # zero when untrained: no text would pass
-        return LuminaPipeline(
+        return diffusers.LuminaPipeline(
             transformer=transformer,
-            scheduler=FlowMatchEulerDiscreteScheduler(),
+            scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
             vae=parts.autoencoder(downsamplings=3, scaling_factor=0.13025),
             text_encoder=tiny_components.gemma(32),
             tokenizer=parts.tokenizer(start=True),
@@ -63,7 +63,7 @@ class LuminaNext(ProbedAdapter):
     def full_size(cls) -> nn.Module:
         """The transformer of the two-billion-parameter model."""
         with torch.device("meta"):
-            return LuminaNextDiT2DModel(num_layers=24, num_kv_heads=8)
+            return diffusers.LuminaNextDiT2DModel(num_layers=24, num_kv_heads=8)
 
     def clock(self, pipeline: Pipeline, timestep: Tensor) -> Tensor:
         """See :meth:`ProbedAdapter.clock`: 0 is noise, 1 a picture."""

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+import diffusers
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, Lumina2Pipeline, Lumina2Transformer2DModel
 from torch import Tensor, nn
 
 from t2iprobe.architectures import tiny_components
@@ -38,7 +38,7 @@ class Lumina2(ProbedAdapter):
 
     @classmethod
     @parts.reproducible
-    def tiny(cls) -> Lumina2Pipeline:
+    def tiny(cls) -> diffusers.Lumina2Pipeline:
         """A refiner block for either kind of token, then three blocks for both.
 
         64 x 64 pixels, because the pipeline assumes 8 per cell. The instruction that it puts before a prompt is one
@@ -46,9 +46,9 @@ class Lumina2(ProbedAdapter):
         """
         tokenizer = parts.tokenizer(start=True)
         tokenizer.add_tokens([INSTRUCTION])
-        return Lumina2Pipeline(
+        return diffusers.Lumina2Pipeline(
             transformer=parts.enliven(
-                Lumina2Transformer2DModel(
+                diffusers.Lumina2Transformer2DModel(
                     sample_size=parts.LATENT,
                     in_channels=parts.CHANNELS,
                     hidden_size=16,
@@ -62,7 +62,7 @@ class Lumina2(ProbedAdapter):
                     cap_feat_dim=32,
                 )
             ),
-            scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0),
+            scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=6.0),
             vae=parts.autoencoder(downsamplings=3, scaling_factor=0.3611, shift_factor=0.1159),
             text_encoder=tiny_components.gemma2(32, len(parts.VOCABULARY) + 1),
             tokenizer=tokenizer,
@@ -72,7 +72,7 @@ class Lumina2(ProbedAdapter):
     def full_size(cls) -> nn.Module:
         """The transformer of the two-billion-parameter model."""
         with torch.device("meta"):
-            return Lumina2Transformer2DModel(cap_feat_dim=2304)
+            return diffusers.Lumina2Transformer2DModel(cap_feat_dim=2304)
 
     def clock(self, pipeline: Pipeline, timestep: Tensor) -> Tensor:
         """See :meth:`ProbedAdapter.clock`: 0 is noise, 1 a picture."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import diffusers
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, NucleusMoEImagePipeline, NucleusMoEImageTransformer2DModel
 from torch import Tensor
 
 from t2iprobe.architectures import tiny_autoencoders
@@ -30,10 +30,10 @@ class NucleusImage(ProbedAdapter):
 
     @classmethod
     @parts.reproducible
-    def tiny(cls) -> NucleusMoEImagePipeline:
+    def tiny(cls) -> diffusers.NucleusMoEImagePipeline:
         """Four dense blocks, one of experts; the pipeline reads the eighth layer from the text encoder's end."""
         transformer = parts.enliven(
-            NucleusMoEImageTransformer2DModel(
+            diffusers.NucleusMoEImageTransformer2DModel(
                 in_channels=4 * parts.CHANNELS,
                 out_channels=parts.CHANNELS,
                 num_layers=5,
@@ -51,9 +51,9 @@ class NucleusImage(ProbedAdapter):
         for name, weight in transformer.named_parameters():
             if ".experts." in name:  # not of a linear layer, so nothing has set them
                 torch.nn.init.normal_(weight, std=weight.shape[-2] ** -0.5)
-        pipeline = NucleusMoEImagePipeline(
+        pipeline = diffusers.NucleusMoEImagePipeline(
             transformer=transformer,
-            scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+            scheduler=diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
             vae=tiny_autoencoders.qwen_autoencoder(),
             text_encoder=language.qwen3_vl(32, 9),
             processor=language.TextProcessor(language.chat_tokenizer()),

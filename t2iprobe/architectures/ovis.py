@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import diffusers
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, OvisImagePipeline, OvisImageTransformer2DModel
 from torch import Tensor, nn
 
 from t2iprobe.architectures import tiny_language as language
@@ -28,12 +28,12 @@ class OvisImage(ProbedAdapter):
 
     @classmethod
     @parts.reproducible
-    def tiny(cls) -> OvisImagePipeline:
+    def tiny(cls) -> diffusers.OvisImagePipeline:
         """Two blocks of each kind."""
         tokenizer = language.chat_tokenizer(length=64)
-        pipeline = OvisImagePipeline(
+        pipeline = diffusers.OvisImagePipeline(
             transformer=parts.enliven(
-                OvisImageTransformer2DModel(
+                diffusers.OvisImageTransformer2DModel(
                     in_channels=4 * parts.CHANNELS,
                     out_channels=4 * parts.CHANNELS,
                     num_layers=2,
@@ -44,7 +44,7 @@ class OvisImage(ProbedAdapter):
                     axes_dims_rope=(4, 6, 6),
                 )
             ),
-            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+            scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
             vae=parts.autoencoder(scaling_factor=0.3611, shift_factor=0.1159),
             text_encoder=language.qwen3(32).model,
             tokenizer=tokenizer,
@@ -58,7 +58,7 @@ class OvisImage(ProbedAdapter):
     def full_size(cls) -> nn.Module:
         """The published transformer."""
         with torch.device("meta"):
-            return OvisImageTransformer2DModel()
+            return diffusers.OvisImageTransformer2DModel()
 
     def clock(self, pipeline: Pipeline, timestep: Tensor) -> Tensor:
         """See :meth:`ProbedAdapter.clock`."""

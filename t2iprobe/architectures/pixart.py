@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+import diffusers
 import torch
-from diffusers import DPMSolverMultistepScheduler, PixArtAlphaPipeline, PixArtSigmaPipeline, PixArtTransformer2DModel
 from torch import nn
 
 from t2iprobe.architectures import tiny_parts as parts
@@ -32,11 +32,11 @@ class PixArtAlpha(ProbedAdapter):
 
     @classmethod
     @parts.reproducible
-    def tiny(cls) -> PixArtAlphaPipeline:
+    def tiny(cls) -> diffusers.PixArtAlphaPipeline:
         """Three blocks; the caption's projection is outside of them, as in the full model."""
-        return PixArtAlphaPipeline(
+        return diffusers.PixArtAlphaPipeline(
             transformer=tiny_transformer(),
-            scheduler=DPMSolverMultistepScheduler(),
+            scheduler=diffusers.DPMSolverMultistepScheduler(),
             vae=parts.autoencoder(scaling_factor=0.18215),
             text_encoder=parts.t5(32),
             tokenizer=parts.tokenizer(start=False),
@@ -46,7 +46,7 @@ class PixArtAlpha(ProbedAdapter):
     def full_size(cls) -> nn.Module:
         """The transformer of the 1024-pixel model, which also reads the picture's size."""
         with torch.device("meta"):
-            return PixArtTransformer2DModel(sample_size=128, caption_channels=4096)
+            return diffusers.PixArtTransformer2DModel(sample_size=128, caption_channels=4096)
 
     @contextmanager
     def prepared(self, pipeline: Pipeline, arguments: dict[str, Any]) -> Iterator[None]:
@@ -74,11 +74,11 @@ class PixArtSigma(PixArtAlpha):
 
     @classmethod
     @parts.reproducible
-    def tiny(cls) -> PixArtSigmaPipeline:
+    def tiny(cls) -> diffusers.PixArtSigmaPipeline:
         """As :meth:`PixArtAlpha.tiny`."""
-        return PixArtSigmaPipeline(
+        return diffusers.PixArtSigmaPipeline(
             transformer=tiny_transformer(),
-            scheduler=DPMSolverMultistepScheduler(),
+            scheduler=diffusers.DPMSolverMultistepScheduler(),
             vae=parts.autoencoder(scaling_factor=0.13025),
             text_encoder=parts.t5(32),
             tokenizer=parts.tokenizer(start=False),
@@ -88,15 +88,15 @@ class PixArtSigma(PixArtAlpha):
     def full_size(cls) -> nn.Module:
         """The transformer of the 1024-pixel model; unlike PixArt-alpha's it does not read the picture's size."""
         with torch.device("meta"):
-            return PixArtTransformer2DModel(
+            return diffusers.PixArtTransformer2DModel(
                 sample_size=128, caption_channels=4096, interpolation_scale=2, use_additional_conditions=False
             )
 
 
-def tiny_transformer() -> PixArtTransformer2DModel:
+def tiny_transformer() -> diffusers.PixArtTransformer2DModel:
     """Three blocks that predict noise and a learned variance."""
     return parts.enliven(
-        PixArtTransformer2DModel(
+        diffusers.PixArtTransformer2DModel(
             sample_size=parts.LATENT,
             num_layers=3,
             attention_head_dim=8,

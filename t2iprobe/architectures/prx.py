@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+import diffusers
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, PRXPipeline, PRXPixelPipeline, PRXTransformer2DModel
 from diffusers.utils import is_ftfy_available
 from torch import Tensor, nn
 
@@ -64,11 +64,11 @@ class PRX(Shared):
 
     @classmethod
     @parts.reproducible
-    def tiny(cls) -> PRXPipeline:
+    def tiny(cls) -> diffusers.PRXPipeline:
         """Two blocks."""
-        return PRXPipeline(
+        return diffusers.PRXPipeline(
             transformer=tiny_transformer(in_channels=parts.CHANNELS),
-            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+            scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
             text_encoder=language.t5gemma(32),
             tokenizer=parts.tokenizer(start=False),
             vae=parts.autoencoder(scaling_factor=0.3611, shift_factor=0.1159),
@@ -79,7 +79,7 @@ class PRX(Shared):
     def full_size(cls) -> nn.Module:
         """The published transformer."""
         with torch.device("meta"):
-            return PRXTransformer2DModel()
+            return diffusers.PRXTransformer2DModel()
 
     def picture_size(self, pipeline: Pipeline) -> tuple[int, int]:
         """See :meth:`Adapter.picture_size`; the pipeline counts in pixels."""
@@ -95,12 +95,12 @@ class PRXPixel(Shared):
 
     @classmethod
     @parts.reproducible
-    def tiny(cls) -> PRXPixelPipeline:
+    def tiny(cls) -> diffusers.PRXPixelPipeline:
         """Two blocks, 16 x 16 pixels."""
         pixels = {"in_channels": 3, "patch_size": 4, "bottleneck_size": 16, "resolution_embeds": True}
-        return PRXPixelPipeline(
+        return diffusers.PRXPixelPipeline(
             transformer=tiny_transformer(**pixels),
-            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+            scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
             text_encoder=language.qwen3(32).model,
             tokenizer=language.chat_tokenizer(),
             default_sample_size=2 * parts.LATENT,
@@ -135,4 +135,4 @@ class PRXPixel(Shared):
 def tiny_transformer(**settings: Any) -> nn.Module:
     """Two blocks of width 32."""
     sizes = {"context_in_dim": 32, "hidden_size": 32, "mlp_ratio": 2.0, "num_heads": 2, "depth": 2, "axes_dim": [8, 8]}
-    return parts.enliven(PRXTransformer2DModel(**sizes, **settings))
+    return parts.enliven(diffusers.PRXTransformer2DModel(**sizes, **settings))

@@ -6,15 +6,8 @@ from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+import diffusers
 import torch
-from diffusers import (
-    AutoencoderKLQwenImage21,
-    FlowMatchEulerDiscreteScheduler,
-    QwenImage21Pipeline,
-    QwenImage21Transformer2DModel,
-    QwenImagePipeline,
-    QwenImageTransformer2DModel,
-)
 from torch import Tensor, nn
 
 from t2iprobe.architectures import tiny_autoencoders
@@ -45,12 +38,12 @@ class QwenImage(ProbedAdapter):
 
     @classmethod
     @parts.reproducible
-    def tiny(cls) -> QwenImagePipeline:
+    def tiny(cls) -> diffusers.QwenImagePipeline:
         """Two joint blocks."""
         tokenizer = language.chat_tokenizer()
-        pipeline = QwenImagePipeline(
+        pipeline = diffusers.QwenImagePipeline(
             transformer=parts.enliven(
-                QwenImageTransformer2DModel(
+                diffusers.QwenImageTransformer2DModel(
                     in_channels=4 * parts.CHANNELS,
                     out_channels=parts.CHANNELS,
                     num_layers=2,
@@ -60,7 +53,7 @@ class QwenImage(ProbedAdapter):
                     axes_dims_rope=(4, 6, 6),
                 )
             ),
-            scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+            scheduler=diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
             vae=tiny_autoencoders.qwen_autoencoder(),
             text_encoder=language.qwen2_5_vl(32),
             tokenizer=tokenizer,
@@ -74,7 +67,7 @@ class QwenImage(ProbedAdapter):
     def full_size(cls) -> nn.Module:
         """The published transformer."""
         with torch.device("meta"):
-            return QwenImageTransformer2DModel()
+            return diffusers.QwenImageTransformer2DModel()
 
     def inputs(self, pipeline: Pipeline, prompts: Sequence[str]) -> dict[str, Any]:
         """See :meth:`Adapter.inputs`."""
@@ -102,11 +95,11 @@ class QwenImage21(QwenImage):
 
     @classmethod
     @parts.reproducible
-    def tiny(cls) -> QwenImage21Pipeline:
+    def tiny(cls) -> diffusers.QwenImage21Pipeline:
         """Two blocks over 8 x 8 image tokens."""
-        pipeline = QwenImage21Pipeline(
+        pipeline = diffusers.QwenImage21Pipeline(
             transformer=parts.enliven(
-                QwenImage21Transformer2DModel(
+                diffusers.QwenImage21Transformer2DModel(
                     in_channels=parts.CHANNELS,
                     out_channels=parts.CHANNELS,
                     num_layers=2,
@@ -116,8 +109,8 @@ class QwenImage21(QwenImage):
                     axes_dims_rope=(4, 6, 6),
                 )
             ),
-            scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
-            vae=AutoencoderKLQwenImage21(
+            scheduler=diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+            vae=diffusers.AutoencoderKLQwenImage21(
                 decoder_base_dim=8, **tiny_autoencoders.settings(DOWNSAMPLINGS, parts.CHANNELS)
             ).eval(),
             text_encoder=language.qwen3_vl(32),
@@ -130,7 +123,7 @@ class QwenImage21(QwenImage):
     def full_size(cls) -> nn.Module:
         """The published transformer."""
         with torch.device("meta"):
-            return QwenImage21Transformer2DModel()
+            return diffusers.QwenImage21Transformer2DModel()
 
     def encode_images(self, pipeline: Pipeline, images: Tensor) -> Tensor:
         """See :meth:`Adapter.encode_images`; the autoencoder's pictures have a fourth channel, how opaque they are."""

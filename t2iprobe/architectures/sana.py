@@ -9,15 +9,8 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+import diffusers
 import torch
-from diffusers import (
-    AutoencoderDC,
-    DPMSolverMultistepScheduler,
-    SanaPipeline,
-    SanaSprintPipeline,
-    SanaTransformer2DModel,
-    SCMScheduler,
-)
 from torch import Tensor, nn
 
 from t2iprobe.architectures import tiny_components
@@ -43,11 +36,11 @@ class Sana(ProbedAdapter):
 
     @classmethod
     @parts.reproducible
-    def tiny(cls) -> SanaPipeline:
+    def tiny(cls) -> diffusers.SanaPipeline:
         """Three blocks."""
-        return SanaPipeline(
+        return diffusers.SanaPipeline(
             transformer=tiny_transformer(),
-            scheduler=DPMSolverMultistepScheduler(
+            scheduler=diffusers.DPMSolverMultistepScheduler(
                 flow_shift=3.0, prediction_type="flow_prediction", use_flow_sigmas=True
             ),
             **shared(),
@@ -57,7 +50,7 @@ class Sana(ProbedAdapter):
     def full_size(cls) -> nn.Module:
         """The transformer of the 1.6-billion-parameter model."""
         with torch.device("meta"):
-            return SanaTransformer2DModel()
+            return diffusers.SanaTransformer2DModel()
 
     def clock(self, pipeline: Pipeline, timestep: Tensor) -> Tensor:
         """See :meth:`ProbedAdapter.clock`."""
@@ -81,11 +74,11 @@ class SanaSprint(ProbedAdapter):
 
     @classmethod
     @parts.reproducible
-    def tiny(cls) -> SanaSprintPipeline:
+    def tiny(cls) -> diffusers.SanaSprintPipeline:
         """Three blocks with a guidance input and normalised queries and keys."""
-        return SanaSprintPipeline(
+        return diffusers.SanaSprintPipeline(
             transformer=tiny_transformer(guidance_embeds=True, qk_norm="rms_norm_across_heads"),
-            scheduler=SCMScheduler(prediction_type="trigflow", sigma_data=0.5),
+            scheduler=diffusers.SCMScheduler(prediction_type="trigflow", sigma_data=0.5),
             **shared(),
         )
 
@@ -93,7 +86,7 @@ class SanaSprint(ProbedAdapter):
     def full_size(cls) -> nn.Module:
         """The transformer of the 1.6-billion-parameter model."""
         with torch.device("meta"):
-            return SanaTransformer2DModel(guidance_embeds=True, qk_norm="rms_norm_across_heads")
+            return diffusers.SanaTransformer2DModel(guidance_embeds=True, qk_norm="rms_norm_across_heads")
 
     @contextmanager
     def prepared(self, pipeline: Pipeline, arguments: dict[str, Any]) -> Iterator[None]:
@@ -145,10 +138,10 @@ class SanaSprint(ProbedAdapter):
         return super().predict(pipeline, latents * norm, time, conditioning)
 
 
-def tiny_transformer(**settings: Any) -> SanaTransformer2DModel:
+def tiny_transformer(**settings: Any) -> diffusers.SanaTransformer2DModel:
     """Three blocks, each with linear self-attention, cross-attention and a convolutional MLP."""
     return parts.enliven(
-        SanaTransformer2DModel(
+        diffusers.SanaTransformer2DModel(
             sample_size=parts.LATENT,
             in_channels=parts.CHANNELS,
             out_channels=parts.CHANNELS,
@@ -170,7 +163,9 @@ def shared() -> dict[str, Any]:
     Each line of the instruction that the pipelines put before a prompt is one token here; it would take long otherwise.
     """
     tokenizer = parts.tokenizer(start=True)
-    tokenizer.add_tokens(inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default)
+    tokenizer.add_tokens(
+        inspect.signature(diffusers.SanaPipeline.__call__).parameters["complex_human_instruction"].default
+    )
     return {
         "vae": tiny_autoencoder(),
         "text_encoder": tiny_components.gemma2(16, len(tokenizer)),
@@ -178,9 +173,9 @@ def shared() -> dict[str, Any]:
     }
 
 
-def tiny_autoencoder() -> AutoencoderDC:
+def tiny_autoencoder() -> diffusers.AutoencoderDC:
     """32 x 32 x 3 pixels, the least that the pipelines accept, to 8 x 8 x 4 latents."""
-    return AutoencoderDC(
+    return diffusers.AutoencoderDC(
         latent_channels=parts.CHANNELS,
         attention_head_dim=8,
         encoder_block_out_channels=(16, 16, 16),

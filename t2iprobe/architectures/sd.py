@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+import diffusers
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import nn
 
 from t2iprobe.architectures import tiny_parts as parts
@@ -28,14 +28,14 @@ class SD(LatentUNet):
 
     @classmethod
     @parts.reproducible
-    def tiny(cls) -> StableDiffusionPipeline:
+    def tiny(cls) -> diffusers.StableDiffusionPipeline:
         """Seven cross-attention layers."""
-        return StableDiffusionPipeline(
+        return diffusers.StableDiffusionPipeline(
             vae=parts.autoencoder(scaling_factor=0.18215),
             text_encoder=parts.clip(32),
             tokenizer=parts.tokenizer(start=True),
             unet=parts.unet(),
-            scheduler=DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False, steps_offset=1),
+            scheduler=diffusers.DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False, steps_offset=1),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
@@ -45,7 +45,7 @@ class SD(LatentUNet):
     def full_size(cls) -> nn.Module:
         """SD 1.5's U-Net."""
         with torch.device("meta"):
-            return UNet2DConditionModel(
+            return diffusers.UNet2DConditionModel(
                 sample_size=64, block_out_channels=(320, 640, 1280, 1280), cross_attention_dim=768, attention_head_dim=8
             )
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+import diffusers
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 from torch import Tensor, nn
 
 from t2iprobe.architectures import tiny_parts as parts
@@ -37,11 +37,11 @@ class SD3(Adapter):
 
     @classmethod
     @parts.reproducible
-    def tiny(cls) -> StableDiffusion3Pipeline:
+    def tiny(cls) -> diffusers.StableDiffusion3Pipeline:
         """Three joint blocks: one with SD3.5's dual attention, a plain one, and a last one that drops the text."""
-        return StableDiffusion3Pipeline(
+        return diffusers.StableDiffusion3Pipeline(
             transformer=parts.enliven(
-                SD3Transformer2DModel(
+                diffusers.SD3Transformer2DModel(
                     sample_size=parts.LATENT,
                     patch_size=2,
                     in_channels=parts.CHANNELS,
@@ -57,7 +57,7 @@ class SD3(Adapter):
                     qk_norm="rms_norm",
                 )
             ),
-            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+            scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
             vae=parts.autoencoder(scaling_factor=1.5305, shift_factor=0.0609),
             text_encoder=parts.clip_with_projection(16),
             tokenizer=parts.tokenizer(start=True),
@@ -71,7 +71,7 @@ class SD3(Adapter):
     def full_size(cls) -> nn.Module:
         """SD3 medium's transformer."""
         with torch.device("meta"):
-            return SD3Transformer2DModel(
+            return diffusers.SD3Transformer2DModel(
                 sample_size=128,
                 patch_size=2,
                 in_channels=16,

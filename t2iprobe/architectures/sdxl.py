@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import diffusers
 import torch
-from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from torch import nn
 
 from t2iprobe.architectures import tiny_parts as parts
@@ -23,9 +23,9 @@ class SDXL(SizedUNet):
 
     @classmethod
     @parts.reproducible
-    def tiny(cls) -> StableDiffusionXLPipeline:
+    def tiny(cls) -> diffusers.StableDiffusionXLPipeline:
         """Eight cross-attention layers, in places two in succession, as in the full model."""
-        return StableDiffusionXLPipeline(
+        return diffusers.StableDiffusionXLPipeline(
             vae=parts.autoencoder(scaling_factor=0.13025),
             text_encoder=parts.clip(16),
             text_encoder_2=parts.clip_with_projection(16),
@@ -41,7 +41,7 @@ class SDXL(SizedUNet):
                 addition_time_embed_dim=8,
                 projection_class_embeddings_input_dim=16 + 6 * 8,
             ),
-            scheduler=EulerDiscreteScheduler(beta_schedule="scaled_linear", steps_offset=1),
+            scheduler=diffusers.EulerDiscreteScheduler(beta_schedule="scaled_linear", steps_offset=1),
             add_watermarker=False,
         )
 
@@ -49,7 +49,7 @@ class SDXL(SizedUNet):
     def full_size(cls) -> nn.Module:
         """The U-Net of the base model 1.0."""
         with torch.device("meta"):
-            return UNet2DConditionModel(
+            return diffusers.UNet2DConditionModel(
                 sample_size=128,
                 block_out_channels=(320, 640, 1280),
                 down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffusers import AutoencoderKLFlux2, AutoencoderKLQwenImage, AutoencoderKLWan
+import diffusers
 
 from t2iprobe.architectures.tiny_parts import CHANNELS, LATENT
 
@@ -22,20 +22,20 @@ def settings(downsamplings: int, channels: int) -> dict[str, Any]:
     }
 
 
-def qwen_autoencoder(downsamplings: int = 1) -> AutoencoderKLQwenImage:
+def qwen_autoencoder(downsamplings: int = 1) -> diffusers.AutoencoderKLQwenImage:
     """Qwen-Image's autoencoder."""
-    return AutoencoderKLQwenImage(**settings(downsamplings, CHANNELS)).eval()
+    return diffusers.AutoencoderKLQwenImage(**settings(downsamplings, CHANNELS)).eval()
 
 
-def wan_autoencoder(downsamplings: int = 1) -> AutoencoderKLWan:
+def wan_autoencoder(downsamplings: int = 1) -> diffusers.AutoencoderKLWan:
     """Wan's autoencoder."""
-    return AutoencoderKLWan(**settings(downsamplings, CHANNELS)).eval()
+    return diffusers.AutoencoderKLWan(**settings(downsamplings, CHANNELS)).eval()
 
 
-def flux2_autoencoder(downsamplings: int = 1) -> AutoencoderKLFlux2:
+def flux2_autoencoder(downsamplings: int = 1) -> diffusers.AutoencoderKLFlux2:
     """FLUX.2's autoencoder, whose latents are normalised by running statistics."""
     blocks = downsamplings + 1
-    return AutoencoderKLFlux2(
+    return diffusers.AutoencoderKLFlux2(
         block_out_channels=(16,) * blocks,
         down_block_types=("DownEncoderBlock2D",) * blocks,
         up_block_types=("UpDecoderBlock2D",) * blocks,

@@ -4,18 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import (
-    BertConfig,
-    BertModel,
-    Gemma2Config,
-    Gemma2Model,
-    GemmaConfig,
-    GemmaModel,
-    GlmConfig,
-    GlmModel,
-    UMT5Config,
-    UMT5EncoderModel,
-)
+import transformers
 
 from t2iprobe.architectures import tiny_language as language
 from t2iprobe.architectures.tiny_parts import SPECIAL, VOCABULARY, enliven
@@ -29,25 +18,25 @@ def decoder_settings(width: int) -> dict[str, Any]:
     return language.decoder_settings(width, 2) | own
 
 
-def gemma(width: int) -> GemmaModel:
+def gemma(width: int) -> transformers.GemmaModel:
     """The decoder that Lumina-Next reads its prompts with."""
-    return enliven(GemmaModel(GemmaConfig(**decoder_settings(width))))
+    return enliven(transformers.GemmaModel(transformers.GemmaConfig(**decoder_settings(width))))
 
 
-def gemma2(width: int, vocabulary: int = len(VOCABULARY)) -> Gemma2Model:
+def gemma2(width: int, vocabulary: int = len(VOCABULARY)) -> transformers.Gemma2Model:
     """The decoder that Sana and Lumina 2 read their prompts with."""
     settings = decoder_settings(width) | {"vocab_size": vocabulary}
-    return enliven(Gemma2Model(Gemma2Config(**settings, query_pre_attn_scalar=width // 2)))
+    return enliven(transformers.Gemma2Model(transformers.Gemma2Config(**settings, query_pre_attn_scalar=width // 2)))
 
 
-def glm(width: int) -> GlmModel:
+def glm(width: int) -> transformers.GlmModel:
     """The decoder that CogView4 reads its prompts with."""
-    return enliven(GlmModel(GlmConfig(**decoder_settings(width))))
+    return enliven(transformers.GlmModel(transformers.GlmConfig(**decoder_settings(width))))
 
 
-def bert(width: int) -> BertModel:
+def bert(width: int) -> transformers.BertModel:
     """The encoder that reads HunyuanDiT's prompts, of 77 tokens whatever the tokenizer says."""
-    config = BertConfig(
+    config = transformers.BertConfig(
         vocab_size=len(VOCABULARY),
         hidden_size=width,
         intermediate_size=2 * width,
@@ -56,12 +45,12 @@ def bert(width: int) -> BertModel:
         max_position_embeddings=77,
         pad_token_id=PAD,
     )
-    return enliven(BertModel(config))
+    return enliven(transformers.BertModel(config))
 
 
-def umt5(width: int) -> UMT5EncoderModel:
+def umt5(width: int) -> transformers.UMT5EncoderModel:
     """T5 with position biases of its own in every layer: AuraFlow's text encoder."""
-    config = UMT5Config(
+    config = transformers.UMT5Config(
         vocab_size=len(VOCABULARY),
         d_model=width,
         d_kv=width // 2,
@@ -73,4 +62,4 @@ def umt5(width: int) -> UMT5EncoderModel:
         pad_token_id=PAD,
         eos_token_id=END,
     )
-    return UMT5EncoderModel(config).eval()
+    return transformers.UMT5EncoderModel(config).eval()

@@ -8,26 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import WordPiece
-from transformers import (
-    BatchEncoding,
-    LlamaConfig,
-    LlamaForCausalLM,
-    Mistral3Config,
-    Mistral3ForConditionalGeneration,
-    PreTrainedTokenizerFast,
-    ProcessorMixin,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-    Qwen3VLConfig,
-    Qwen3VLForConditionalGeneration,
-    SmolLM3Config,
-    SmolLM3ForCausalLM,
-    T5GemmaConfig,
-)
 from transformers.models.t5gemma.modeling_t5gemma import T5GemmaEncoder
 
 from t2iprobe.architectures.tiny_parts import SPECIAL, VOCABULARY, enliven
@@ -42,26 +25,30 @@ TEMPLATE = (
 )
 
 
-def chat_tokenizer(*, length: int = 4096, side: str = "right") -> PreTrainedTokenizerFast:
+def chat_tokenizer(*, length: int = 4096, side: str = "right") -> transformers.PreTrainedTokenizerFast:
     """A tokenizer with a chat template that, like Qwen's, adds no token of its own to a text."""
     fast = Tokenizer(WordPiece(CHAT, unk_token="<unk>"))
     fast.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     fast.decoder = decoders.WordPiece()
     fast.add_special_tokens([AddedToken(token, special=True) for token in CONTROL])
     names = {f"{role}_token": token for role, token in zip(("pad", "unk", "bos", "eos"), SPECIAL, strict=True)}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=fast, model_max_length=length, padding_side=side, **names)
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=fast, model_max_length=length, padding_side=side, **names
+    )
     tokenizer.chat_template = TEMPLATE
     tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True  # instructions are
     return tokenizer
 
 
-class TextProcessor(ProcessorMixin):  # type: ignore[misc]
+class TextProcessor(transformers.ProcessorMixin):  # type: ignore[misc]
     """A processor for text alone: that of a vision-language model also needs torchvision."""
 
     def __init__(self, tokenizer: Any = None, chat_template: str | None = None) -> None:
         super().__init__(tokenizer, chat_template=chat_template or tokenizer.chat_template)
 
-    def __call__(self, text: Any, images: None = None, videos: None = None, **settings: Any) -> BatchEncoding:
+    def __call__(
+        self, text: Any, images: None = None, videos: None = None, **settings: Any
+    ) -> transformers.BatchEncoding:
         """The text's tokens, always as a batch."""
         return self.tokenizer([text] if isinstance(text, str) else text, **settings)
 
@@ -108,48 +95,60 @@ def vision_settings(width: int) -> dict[str, Any]:
     return {"depth": 1, "hidden_size": 8, "intermediate_size": 8, "num_heads": 2, "out_hidden_size": width}
 
 
-def qwen2_5_vl(width: int, layers: int = 2) -> Qwen2_5_VLForConditionalGeneration:
+def qwen2_5_vl(width: int, layers: int = 2) -> transformers.Qwen2_5_VLForConditionalGeneration:
     """Qwen2.5-VL; its vision tower is never called with text alone."""
     vision = vision_settings(width)
     text = decoder_settings(width, layers) | {"rope_parameters": rotary(width)}
-    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, **vision_tokens())
-    return enliven(Qwen2_5_VLForConditionalGeneration(config))
+    config = transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision, **vision_tokens())
+    return enliven(transformers.Qwen2_5_VLForConditionalGeneration(config))
 
 
-def qwen3_vl(width: int, layers: int = 2) -> Qwen3VLForConditionalGeneration:
+def qwen3_vl(width: int, layers: int = 2) -> transformers.Qwen3VLForConditionalGeneration:
     """Qwen3-VL; its vision tower is never called with text alone."""
     vision = vision_settings(width)
     vision |= {"deepstack_visual_indexes": [0], "num_position_embeddings": 16}
     text = decoder_settings(width, layers) | {"rope_parameters": rotary(width) | {"mrope_interleaved": True}}
-    config = Qwen3VLConfig(text_config=text, vision_config=vision, **vision_tokens())
-    return enliven(Qwen3VLForConditionalGeneration(config))
+    config = transformers.Qwen3VLConfig(text_config=text, vision_config=vision, **vision_tokens())
+    return enliven(transformers.Qwen3VLForConditionalGeneration(config))
 
 
-def qwen3(width: int, layers: int = 2) -> Qwen3ForCausalLM:
+def qwen3(width: int, layers: int = 2) -> transformers.Qwen3ForCausalLM:
     """Qwen3."""
-    return enliven(Qwen3ForCausalLM(Qwen3Config(**decoder_settings(width, layers))))
+    return enliven(transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**decoder_settings(width, layers))))
 
 
-def llama(width: int, layers: int = 2) -> LlamaForCausalLM:
+def llama(width: int, layers: int = 2) -> transformers.LlamaForCausalLM:
     """Llama 3."""
-    return enliven(LlamaForCausalLM(LlamaConfig(**decoder_settings(width, layers), attn_implementation="eager")))
+    return enliven(
+        transformers.LlamaForCausalLM(
+            transformers.LlamaConfig(**decoder_settings(width, layers), attn_implementation="eager")
+        )
+    )
 
 
-def smollm3(width: int, layers: int, vocabulary: int) -> SmolLM3ForCausalLM:
+def smollm3(width: int, layers: int, vocabulary: int) -> transformers.SmolLM3ForCausalLM:
     """SmolLM3."""
-    return enliven(SmolLM3ForCausalLM(SmolLM3Config(**decoder_settings(width, layers) | {"vocab_size": vocabulary})))
+    return enliven(
+        transformers.SmolLM3ForCausalLM(
+            transformers.SmolLM3Config(**decoder_settings(width, layers) | {"vocab_size": vocabulary})
+        )
+    )
 
 
-def mistral3(width: int, layers: int = 2) -> Mistral3ForConditionalGeneration:
+def mistral3(width: int, layers: int = 2) -> transformers.Mistral3ForConditionalGeneration:
     """Mistral 3; its vision tower is never called with text alone."""
     vision = {"model_type": "pixtral", "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
     vision |= {"num_attention_heads": 2, "head_dim": 4, "image_size": 16, "patch_size": 4}
     text = decoder_settings(width, layers) | {"model_type": "mistral"}
-    config = Mistral3Config(text_config=text, vision_config=vision, image_token_index=CHAT["<|image_pad|>"])
-    return enliven(Mistral3ForConditionalGeneration(config))
+    config = transformers.Mistral3Config(
+        text_config=text, vision_config=vision, image_token_index=CHAT["<|image_pad|>"]
+    )
+    return enliven(transformers.Mistral3ForConditionalGeneration(config))
 
 
 def t5gemma(width: int) -> T5GemmaEncoder:
     """The encoder half of T5Gemma."""
     sizes = decoder_settings(width, 2) | {"vocab_size": len(VOCABULARY), "sliding_window": 64}
-    return enliven(T5GemmaEncoder(T5GemmaConfig(encoder=sizes, decoder=sizes, is_encoder_decoder=False).encoder))
+    return enliven(
+        T5GemmaEncoder(transformers.T5GemmaConfig(encoder=sizes, decoder=sizes, is_encoder_decoder=False).encoder)
+    )

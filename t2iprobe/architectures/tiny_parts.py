@@ -11,22 +11,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import diffusers
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
+import transformers
 from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers.models import WordPiece
 from torch import nn
-from transformers import (
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    PreTrainedTokenizerFast,
-    T5Config,
-    T5EncoderModel,
-)
 
 Module = TypeVar("Module", bound=nn.Module)
-Built = TypeVar("Built", bound=DiffusionPipeline)
+Built = TypeVar("Built", bound=diffusers.DiffusionPipeline)
 
 SPECIAL = ("<pad>", "<unk>", "<s>", "</s>")
 WORDS = ("a", "an", "the", "of", "on", "in", "and", "with", "sign", "that", "says")
@@ -40,7 +33,7 @@ TOKENS = dict.fromkeys([*SPECIAL, *LETTERS, *string.punctuation, *(f"##{letter}"
 VOCABULARY = {token: index for index, token in enumerate(TOKENS)}  # other words are spelled letter by letter
 
 
-def tokenizer(*, start: bool, length: int = LENGTH, **settings: Any) -> PreTrainedTokenizerFast:
+def tokenizer(*, start: bool, length: int = LENGTH, **settings: Any) -> transformers.PreTrainedTokenizerFast:
     """A tokenizer for up to ``length`` tokens; ``start`` prepends ``<s>``, as CLIP does."""
     fast = Tokenizer(WordPiece(VOCABULARY, unk_token="<unk>"))
     fast.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -50,12 +43,12 @@ def tokenizer(*, start: bool, length: int = LENGTH, **settings: Any) -> PreTrain
         special_tokens=[(token, VOCABULARY[token]) for token in ("<s>", "</s>")],
     )
     names = {f"{role}_token": token for role, token in zip(("pad", "unk", "bos", "eos"), SPECIAL, strict=True)}
-    return PreTrainedTokenizerFast(tokenizer_object=fast, model_max_length=length, **names, **settings)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=fast, model_max_length=length, **names, **settings)
 
 
-def clip_config(width: int, length: int = LENGTH) -> CLIPTextConfig:
+def clip_config(width: int, length: int = LENGTH) -> transformers.CLIPTextConfig:
     """Two layers: SDXL and SD3 read the output of the first one in diffusers, SD and FLUX that of the second."""
-    return CLIPTextConfig(
+    return transformers.CLIPTextConfig(
         vocab_size=len(VOCABULARY),
         hidden_size=width,
         intermediate_size=2 * width,
@@ -69,19 +62,19 @@ def clip_config(width: int, length: int = LENGTH) -> CLIPTextConfig:
     )
 
 
-def clip(width: int, length: int = LENGTH) -> CLIPTextModel:
+def clip(width: int, length: int = LENGTH) -> transformers.CLIPTextModel:
     """A CLIP text encoder of up to ``length`` tokens."""
-    return enliven(CLIPTextModel(clip_config(width, length)))
+    return enliven(transformers.CLIPTextModel(clip_config(width, length)))
 
 
-def clip_with_projection(width: int, length: int = LENGTH) -> CLIPTextModelWithProjection:
+def clip_with_projection(width: int, length: int = LENGTH) -> transformers.CLIPTextModelWithProjection:
     """A CLIP text encoder of up to ``length`` tokens with a projected pooled vector."""
-    return enliven(CLIPTextModelWithProjection(clip_config(width, length)))
+    return enliven(transformers.CLIPTextModelWithProjection(clip_config(width, length)))
 
 
-def t5(width: int, vocabulary: int = len(VOCABULARY)) -> T5EncoderModel:
+def t5(width: int, vocabulary: int = len(VOCABULARY)) -> transformers.T5EncoderModel:
     """A T5 encoder of two layers; its default initialisation lets enough signal through."""
-    config = T5Config(
+    config = transformers.T5Config(
         vocab_size=vocabulary,
         d_model=width,
         d_kv=width // 2,
@@ -93,13 +86,13 @@ def t5(width: int, vocabulary: int = len(VOCABULARY)) -> T5EncoderModel:
         pad_token_id=VOCABULARY["<pad>"],
         eos_token_id=VOCABULARY["</s>"],
     )
-    return T5EncoderModel(config).eval()
+    return transformers.T5EncoderModel(config).eval()
 
 
-def autoencoder(downsamplings: int = 1, channels: int = CHANNELS, **settings: Any) -> AutoencoderKL:
+def autoencoder(downsamplings: int = 1, channels: int = CHANNELS, **settings: Any) -> diffusers.AutoencoderKL:
     """8 x 8 x ``channels`` latents from pixels that are ``2 ** downsamplings`` times finer."""
     blocks = downsamplings + 1
-    return AutoencoderKL(
+    return diffusers.AutoencoderKL(
         block_out_channels=(16,) * blocks,
         down_block_types=("DownEncoderBlock2D",) * blocks,
         up_block_types=("UpDecoderBlock2D",) * blocks,
@@ -111,12 +104,12 @@ def autoencoder(downsamplings: int = 1, channels: int = CHANNELS, **settings: An
     ).eval()
 
 
-def unet(**settings: Any) -> UNet2DConditionModel:
+def unet(**settings: Any) -> diffusers.UNet2DConditionModel:
     """A U-Net of two resolutions on latents, both with cross-attention, unless the settings say otherwise."""
     shape = {"sample_size": LATENT, "in_channels": CHANNELS, "out_channels": CHANNELS, "layers_per_block": 1}
     widths = {"block_out_channels": (16, 32), "cross_attention_dim": 32, "norm_num_groups": 8, "attention_head_dim": 2}
     blocks = {"down_block_types": ("CrossAttnDownBlock2D",) * 2, "up_block_types": ("CrossAttnUpBlock2D",) * 2}
-    return enliven(UNet2DConditionModel(**shape | widths | blocks | settings))
+    return enliven(diffusers.UNet2DConditionModel(**shape | widths | blocks | settings))
 
 
 @torch.no_grad()

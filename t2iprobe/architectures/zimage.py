@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+import diffusers
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -41,11 +41,11 @@ class ZImage(ProbedAdapter):
 
     @classmethod
     @parts.reproducible
-    def tiny(cls) -> ZImagePipeline:
+    def tiny(cls) -> diffusers.ZImagePipeline:
         """One refiner of each kind, two blocks of the joint stream."""
-        pipeline = ZImagePipeline(
+        pipeline = diffusers.ZImagePipeline(
             transformer=tiny_transformer(),
-            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+            scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
             vae=parts.autoencoder(scaling_factor=0.3611, shift_factor=0.1159),
             text_encoder=language.qwen3(32).model,
             tokenizer=language.chat_tokenizer(length=64),
@@ -57,7 +57,7 @@ class ZImage(ProbedAdapter):
     def full_size(cls) -> nn.Module:
         """The published transformer."""
         with torch.device("meta"):
-            return ZImageTransformer2DModel()
+            return diffusers.ZImageTransformer2DModel()
 
     def entry(self, pipeline: Pipeline) -> Iterator[Site]:
         """See :meth:`ProbedAdapter.entry`."""
@@ -98,7 +98,7 @@ def tiny_transformer() -> nn.Module:
     """Two joint blocks of width 32."""
     sizes = {"dim": 32, "n_layers": 2, "n_refiner_layers": 1, "n_heads": 2, "n_kv_heads": 2, "cap_feat_dim": 32}
     rotary = {"axes_dims": [4, 6, 6], "axes_lens": [512, 64, 64]}
-    model = parts.enliven(ZImageTransformer2DModel(in_channels=parts.CHANNELS, **sizes, **rotary))
+    model = parts.enliven(diffusers.ZImageTransformer2DModel(in_channels=parts.CHANNELS, **sizes, **rotary))
     for name in ("x_pad_token", "cap_pad_token"):
         nn.init.normal_(getattr(model, name))
     return model
