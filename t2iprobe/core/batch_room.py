@@ -154,7 +154,7 @@ class Room:
 
 
 def release() -> None:
-    """Give memory that is no longer used back to the device."""
+    """Give memory that is no longer used back to the device, also what a failed attempt's traceback refers to."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -16,8 +16,6 @@ import torch
 from accelerate.hooks import ModelHook, add_hook_to_module
 from torch import Tensor, nn
 
-from t2iprobe.core.batch_room import release
-
 REMEMBERED = 64  # prompts that a text encoder remembers; those of SD3 take 10 MB each
 
 Row = tuple[Any, ...]
@@ -39,8 +37,8 @@ class Turn(ModelHook):  # type: ignore[misc]
         leaving = [other for other in self.others if _is_on(other, self.execution_device)]
         for other in leaving:
             other.to("cpu")
-        if leaving:
-            release()
+        if leaving and torch.cuda.is_available():
+            torch.cuda.empty_cache()
         module.to(self.execution_device)
         return args, kwargs
 
