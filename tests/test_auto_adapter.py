@@ -8,13 +8,14 @@ import warnings
 from typing import Any
 
 import pytest
+from shell import invoke
 from typer.testing import CliRunner
 
 from t2iprobe.architectures.auto import probed
 from t2iprobe.architectures.plugin import t2iprobe_probe_adapter
 from t2iprobe.cli.app import build
 from t2iprobe.core.contracts.adapter import Adapter
-from t2iprobe.core.errors import ModelError
+from t2iprobe.core.errors import ConfigError, ModelError
 from t2iprobe.core.model import Model
 from t2iprobe.core.shadow import shadowed
 from t2iprobe.registry.hookspecs import hookimpl
@@ -109,3 +110,27 @@ def test_the_command_lists_which_laws_hold(monkeypatch: pytest.MonkeyPatch) -> N
         ("holds", True, ""),
         ("breaks", False, "sdxl is wrong"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nowhere.adapter:Mine"], "nowhere.adapter:Mine cannot be imported"),
+        (["t2iprobe.architectures.sd"], "needs package.module:Class, found 't2iprobe.architectures.sd'"),
+        (["t2iprobe.core.sites:Site"], "is not a class derived from Adapter"),
+        (["t2iprobe.architectures.probed:ProbedAdapter"], "lacks name, pipelines, tiny"),
+        (["t2iprobe.architectures.sd:SD", "--arch", "sd"], "leave out --model and --arch"),
+    ],
+)
+def test_a_class_that_cannot_be_checked_is_one_sentence(words: list[str], said: str) -> None:
+    outcome = invoke("check-adapter", *words)
+    assert isinstance(outcome.exception, ConfigError) and said in str(outcome.exception)
+
+
+def test_a_class_that_no_plugin_registers_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def served(adapter: Any, pipeline: Any) -> None:
+        assert (adapter.name, type(pipeline).__name__) == ("sd", "StableDiffusionPipeline")
+
+    monkeypatch.setattr("t2iprobe.testing.adapters.ADAPTER_LAWS", [served])
+    outcome = invoke("check-adapter", "t2iprobe.architectures.sd:SD")
+    assert outcome.exit_code == 0 and "1 of 1 laws hold" in outcome.output

@@ -35,7 +35,7 @@ def build(plugins: Plugins | None = None) -> typer.Typer:
     app.command("report")(report.report)
     app.command("sites")(sites.sites)
     app.command("check-adapter")(check_adapter.check_adapter)
-    app.command("plugins")(plugins_command.plugins)
+    app.add_typer(plugins_command.app, name="plugins")
     app.command("capture")(capture.capture)
     app.add_typer(store.app, name="store")
     app.add_typer(study.app, name="study")

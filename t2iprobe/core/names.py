@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
+import pkgutil
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -51,6 +52,30 @@ def with_settings(text: str) -> tuple[str, dict[str, str]]:
     if wrong := next((key for key, mark, _ in pairs if not (key and mark)), None):
         raise ConfigError(f"{text}: write NAME:key=value,key=value, found {wrong!r}")
     return name, {key: value for key, _, value in pairs}
+
+
+def imported(what: str, ref: str, use: str) -> Any:
+    """The thing that ``package.module:name`` names.
+
+    Args:
+        what: what it is for, in messages.
+        ref: the name.
+        use: how the name is given, in messages.
+
+    Raises:
+        ConfigError: there is no such thing, or its module cannot be imported.
+    """
+    module, _, name = ref.partition(":")
+    if not (module and name):
+        raise ConfigError(f"the {what} needs {use}, found {ref!r}")
+    try:
+        return pkgutil.resolve_name(ref)
+    except SystemExit as error:
+        raise ConfigError(
+            f"the {what}: {module} exits when it is imported; put that under if __name__ == '__main__'"
+        ) from error
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"the {what}: {ref} cannot be imported: {error}") from error
 
 
 def built(what: str, ref: str, known: Mapping[str, Callable[..., Value]], given: Mapping[str, Any]) -> Value:

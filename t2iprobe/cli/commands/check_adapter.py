@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import typer
 
@@ -10,13 +10,23 @@ from t2iprobe.cli.command import takes
 from t2iprobe.cli.console import Format, print_json, print_table, tell
 from t2iprobe.cli.options import PrintOptions
 from t2iprobe.core.command_options import option
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.names import imported
 from t2iprobe.core.option_groups import ModelOptions
+from t2iprobe.registry.kinds import KINDS, lacking_in
+
+if TYPE_CHECKING:
+    from t2iprobe.core.contracts.adapter import Adapter
 
 
 class CheckAdapterOptions(PrintOptions, ModelOptions):
     """The options of ``t2iprobe check-adapter``."""
 
     panel: ClassVar[str] = "Check"
+    adapter: str | None = option(
+        None, help="Class of an adapter, package.module:Class, registered or not; its tiny pipeline is checked.",
+        argument=True,
+    )  # fmt: skip
     arch: str | None = option(
         None, help="Architecture whose tiny random model is checked; with --model, the one that it has to be of."
     )
@@ -29,13 +39,16 @@ def check_adapter(options: CheckAdapterOptions, context: typer.Context) -> None:
     Most useful for a pipeline class without an adapter of its own, whose sites are found by probing. The laws draw
     about a hundred pictures of three steps at the model's own size.
 
-    Example: t2iprobe check-adapter --arch qwen-image
+    Example: t2iprobe check-adapter my_package.adapter:MyAdapter
     """
     from t2iprobe.cli.models import load
     from t2iprobe.core.names import choice
     from t2iprobe.testing.adapters import ADAPTER_LAWS
 
-    if options.arch is not None and options.model is None:
+    if options.adapter is not None:
+        adapter = _of_a_class(options)
+        pipeline = adapter.tiny()
+    elif options.arch is not None and options.model is None:
         adapter = choice("architecture", options.arch, context.obj.adapters())()
         pipeline = adapter.tiny()
     else:
@@ -58,3 +71,22 @@ def check_adapter(options: CheckAdapterOptions, context: typer.Context) -> None:
         tell(f"{adapter.name}: {len(rows) - len(broken)} of {len(rows)} laws hold")
     if broken:
         raise typer.Exit(1)
+
+
+def _of_a_class(options: CheckAdapterOptions) -> Adapter:
+    """The adapter whose class is named.
+
+    Raises:
+        ConfigError: it cannot be imported, is no whole adapter, or another one is asked for, too.
+    """
+    from t2iprobe.core.contracts.adapter import Adapter
+
+    ref = str(options.adapter)
+    if options.model is not None or options.arch is not None:
+        raise ConfigError(f"the tiny pipeline of {ref} is checked: leave out --model and --arch")
+    found = imported("check", ref, "package.module:Class")
+    if not (isinstance(found, type) and issubclass(found, Adapter)):
+        raise ConfigError(f"{ref} is not a class derived from Adapter")
+    if lacking := lacking_in(getattr(found, "name", None), found, KINDS["adapters"].parts):
+        raise ConfigError(f"the adapter {ref} lacks {', '.join(lacking)}")
+    return found()

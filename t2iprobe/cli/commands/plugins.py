@@ -1,4 +1,4 @@
-"""``t2iprobe plugins``: lists every plugin that was found, whether it is used, and if not, why.
+"""``t2iprobe plugins``: lists every plugin that was found, whether it is used, and if not, why; ``new`` writes one.
 
 ``--check`` calls every hook first, to find what would otherwise fail only in a later command.
 """
@@ -7,15 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import ClassVar
 
 import typer
 
 from t2iprobe.cli.command import takes
-from t2iprobe.cli.console import Format, print_json, print_table
+from t2iprobe.cli.console import Format, print_json, print_table, say, tell
+from t2iprobe.cli.new_plugin import Kind
 from t2iprobe.cli.options import PrintOptions
-from t2iprobe.core.command_options import option
+from t2iprobe.core.command_options import Options, option
+from t2iprobe.registry.kinds import OWN
 from t2iprobe.registry.manager import PluginRow
+
+app = typer.Typer(invoke_without_command=True)
 
 Provided = Mapping[str, Mapping[str, Sequence[str]]]  # names by plugin and kind
 
@@ -30,9 +35,20 @@ class PluginsOptions(PrintOptions):
     names: bool = option(False, help="List the names that they register instead: architectures, methods, metrics, ….")
 
 
+class NewOptions(Options):
+    """The options of ``t2iprobe plugins new``."""
+
+    name: str = option(help="Name of the plugin, and of what it registers.", argument=True)
+    kind: Kind = option(help="What it is.")
+    out: Path = option(Path(), help="Folder in which the package's own folder is made.", shown="here")
+
+
+@app.callback()
 @takes(PluginsOptions)
 def plugins(options: PluginsOptions, context: typer.Context) -> None:
     """List the bundled and installed plugins with their hooks, and the reason why one is not used."""
+    if context.invoked_subcommand:
+        return
     provided = context.obj.provided() if options.check else None
     rows = context.obj.listing()
     if options.names:
@@ -41,6 +57,24 @@ def plugins(options: PluginsOptions, context: typer.Context) -> None:
         _print_rows(rows, provided, options.format)
     if options.check and any(row.status == "broken" for row in rows):
         raise typer.Exit(1)
+
+
+@app.command()
+@takes(NewOptions)
+def new(options: NewOptions, context: typer.Context) -> None:
+    """Write the package of a new plugin, which installs, works and passes its own tests at once.
+
+    Example: t2iprobe plugins new sharpness --kind metric
+    """
+    from t2iprobe.cli.new_plugin import write_plugin  # with jinja2, which no other command line needs
+
+    kind = f"{options.kind}s"
+    registered: Mapping[str, object] = getattr(context.obj, kind, dict)()  # sections have no names
+    taken = {*registered, *OWN.get(kind, ()), *(row.name for row in context.obj.listing())}
+    for file in write_plugin(options.name, options.kind, options.out, taken):
+        tell(str(file))
+    folder = options.out / options.name
+    say(f"install it with `pip install -e {folder}`, and test it with `pytest {folder}`")
 
 
 def _print_rows(rows: Sequence[PluginRow], provided: Provided | None, format: Format) -> None:

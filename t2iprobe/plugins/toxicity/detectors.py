@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pkgutil
 import re
 from collections.abc import Callable, Sequence
 from numbers import Real
@@ -14,6 +13,7 @@ import numpy as np
 
 from t2iprobe.core.contracts.detector import Detector, Hit
 from t2iprobe.core.errors import ConfigError, ModelError
+from t2iprobe.core.names import imported
 from t2iprobe.plugins.toxicity.wordlist import WordList, read_lines
 from t2iprobe.plugins.toxicity.wordlist import builtin as bundled_list
 
@@ -178,7 +178,7 @@ class Callback(Detector):
             raise ConfigError(
                 f"the threshold of the detector callback must be above 0 and at most 1, found {threshold}"
             )
-        self.function, self.threshold = imported(function, "detector callback"), threshold
+        self.function, self.threshold = function_of(function, "detector callback"), threshold
 
     def find(self, text: str) -> list[Hit]:
         """See :meth:`Detector.find`."""
@@ -193,7 +193,7 @@ class Callback(Detector):
         return [Hit(index(start), index(stop), self.name) for start, stop in answer]
 
 
-def imported(function: Callable[..., Any] | str, what: str) -> Callable[..., Any]:
+def function_of(function: Callable[..., Any] | str, what: str) -> Callable[..., Any]:
     """The function itself, or the one that ``package.module:name`` names.
 
     Raises:
@@ -201,17 +201,7 @@ def imported(function: Callable[..., Any] | str, what: str) -> Callable[..., Any
     """
     if callable(function):
         return function
-    module, _, name = function.partition(":")
-    if not (module and name):
-        raise ConfigError(f"the {what} needs function=package.module:name, found {function!r}")
-    try:
-        resolved = pkgutil.resolve_name(function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"the {what}: {function} cannot be imported: {error}") from error
-    except SystemExit as error:
-        raise ConfigError(
-            f"the {what}: {module} exits when it is imported; put that under if __name__ == '__main__'"
-        ) from error
-    if not callable(resolved):
-        raise ConfigError(f"the {what}: {function} is a {type(resolved).__name__}, not a function")
-    return resolved
+    found = imported(what, function, "function=package.module:name")
+    if not callable(found):
+        raise ConfigError(f"the {what}: {function} is a {type(found).__name__}, not a function")
+    return found

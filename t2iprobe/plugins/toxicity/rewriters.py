@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from t2iprobe.core.contracts.detector import Hit, Rewriter, replaced
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.plugins.toxicity.detectors import imported
+from t2iprobe.plugins.toxicity.detectors import function_of
 from t2iprobe.plugins.toxicity.folding import fold
 from t2iprobe.plugins.toxicity.wordlist import bundled, read_lines
 
@@ -99,7 +99,7 @@ class CallbackRewriter(Rewriter):
     summary: ClassVar[str] = "your own function, such as one that queries a language model"
 
     def __init__(self, function: Callable[..., Any] | str = "") -> None:
-        self.function = imported(function, "rewriter callback")
+        self.function = function_of(function, "rewriter callback")
 
     def rewrite(self, prompt: str, hits: Sequence[Hit]) -> str:
         """See :meth:`Rewriter.rewrite`."""
