@@ -101,7 +101,7 @@ def test_a_search_is_rehearsed_for_its_cost(method: str) -> None:
     assert 0 < found["pictures"] < PICTURES["sd3"]
     read = found["denoiser_rows"] - 2 * 28 * found["pictures"]
     # of four pairs, two pictures each: 28 calls of 12 rows, or one call of 4, in place of 28 calls of 4
-    donors = 2 * 28 * 16 if method == "adaptive" else 0
+    donors = 2 * 28 * 19 if method == "adaptive" else 0
     assert read == donors + {"adaptive": 0, "attribution": 4 * 28 * 8, "contribution": 4 * (4 - 4 * 28)}[method]
 
 

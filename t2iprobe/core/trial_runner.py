@@ -121,8 +121,20 @@ class TrialRunner:
         """
         listed = [source(num_steps), target(num_steps), *trials]
         chosen = list(self.search if pairs is None else pairs)
-        batches = self.missing(listed, chosen)
-        self._charge(self._new(listed, chosen), batches)
+        self.run(dict.fromkeys(chosen, listed))
+        return self._scored(listed, chosen)
+
+    def run(self, asked: Mapping[int, Sequence[Trial]]) -> None:
+        """Run what is not known yet of other trials for every pair, in common batches; :meth:`ask` has the scores.
+
+        Args:
+            asked: trials by pair.
+
+        Raises:
+            BudgetError: the trials not yet run cost more than is left of the budget; nothing was run.
+        """
+        batches = self._missing(asked)
+        self._charge(self._new(asked), batches)
         by_pair = {batch.pair: batch for batch in batches}
         with self.around(batches) if batches else nullcontext():
             for measured in self.evaluator.measure(batches, on_step=self.on_step):
@@ -130,12 +142,11 @@ class TrialRunner:
                 self.memory.put(measured, batch.trials)
                 self.spend(Cost(len(batch.trials), measured.rows, measured.calls))
                 self.on_measured(measured)
-        return self._scored(listed, chosen)
 
-    def missing(self, trials: Sequence[Trial], pairs: Sequence[int]) -> list[TrialBatch]:
+    def _missing(self, asked: Mapping[int, Sequence[Trial]]) -> list[TrialBatch]:
         """The part of these trials whose results are not known yet."""
         batches = []
-        for pair in pairs:
+        for pair, trials in asked.items():
             if missing := tuple(trial for trial in trials if self.memory.scores(trial.label, pair) is None):
                 reference = source(missing[0].num_steps).label
                 batches.append(TrialBatch(pair, missing, self.memory.image(reference, pair)))
@@ -155,9 +166,11 @@ class TrialRunner:
         """Rows left of the budget; ``None`` without a budget."""
         return None if self.budget is None else self.budget - self.spent.rows
 
-    def _new(self, trials: Sequence[Trial], pairs: Sequence[int]) -> list[TrialBatch]:
+    def _new(self, asked: Mapping[int, Sequence[Trial]]) -> list[TrialBatch]:
         """Trials that are new to this runner, whether their results are known from an earlier process or not."""
-        new = {pair: tuple(trial for trial in trials if (trial.label, pair) not in self._asked) for pair in pairs}
+        new = {
+            pair: tuple(one for one in trials if (one.label, pair) not in self._asked) for pair, trials in asked.items()
+        }
         return [TrialBatch(pair, listed) for pair, listed in new.items() if listed]
 
     def _charge(self, new: Sequence[TrialBatch], batches: Sequence[TrialBatch]) -> None:

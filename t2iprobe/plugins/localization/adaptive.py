@@ -2,66 +2,64 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from t2iprobe.core.trials import Part
+from t2iprobe.plugins.localization.answers import Answers
 from t2iprobe.plugins.localization.bisection import Search
 from t2iprobe.plugins.localization.record import SearchLocalizer, SearchRecord
-from t2iprobe.plugins.localization.sequential import SequentialTest
 
 
 @dataclass
 class Adaptive(SearchLocalizer):
-    """Bisection over sets of layers, sequential tests over pairs, then checks of the result.
+    """Bisection of every pair by itself, sequential tests over pairs, then checks of the result.
 
-    The layers are patched up to some depth, on top of the ones already found; the interval in which the response rises
-    most is cut again (into four), until a single layer is left. That finds single and split layers, and layers without
-    an effect of their own: patched before the others they still do nothing, but when the others are patched, the last
-    one makes the whole difference (as in QuickXplain, Junker 2004, which needs about k log2(n/k) + 2k questions for k
-    of n layers). The first order is the forward one; later, the layers next to those found come first. The search
-    continues until the found layers have the effect of all layers together (up to a seventh, which may be spread
-    thinly). It then drops every layer that is not needed, and tests whether others can replace the found ones
+    The layers are patched up to some depth, on top of those already found. A pair of words is drawn one way or the
+    other, so it flips at one depth, and about six pictures tell at which of 70 layers; a picture in which letters are
+    split moves at several. What earlier pairs say makes the next ones cheaper: each is cut where the expected moves,
+    learned so far, are halved, and nothing is asked that follows from smaller or larger sets. A layer is added when
+    the odds that it moves a tenth of the pairs, and not 3 %, are ten to one; then the search goes on from the larger
+    set, until the odds are against every other layer, or sixteen pairs go all the way. That finds single and split
+    layers, and layers without an effect of their own: patched before the others they still do nothing, but when the
+    others are patched, the last one makes the whole difference (as in QuickXplain, Junker 2004). The first order is the
+    forward one; later, the layers next to those found come first. What seems a move, but may be one low reading, is
+    read again.
+
+    The search then drops every layer that is not needed, and tests whether others can replace the found ones
     (redundancy: Reiter 1987, "A theory of diagnosis from first principles"). Finally the set is confirmed on held-out
-    pairs.
-
-    Each question is first tested on a few informative pairs
-    (:class:`~t2iprobe.plugins.localization.sequential.SequentialTest`), then on twice as many, until confidence
-    sequences (:func:`~t2iprobe.core.evidence.bounds`) decide it. If the found layers do not have nearly the full
-    effect, the search is repeated with up to twice the pairs. A layer that moves less than a tenth of the way, alone or
-    on top of the others, is not found.
+    pairs. A layer that moves less than a tenth of the way, alone or on top of the others, is not found.
 
     Args:
         part: what is patched: text keys and values, or the text embedding a layer reads.
-        pairs: most pairs per set, before a closer look; weak layers need about 3 / their share.
+        pairs: most pairs to ask; those with clear differences between the unpatched pictures are chosen.
         most: largest number of layers.
         screen_steps: denoising steps used for bisection, if the unpatched pictures also show the difference at so few
             steps; the result is always checked with all steps.
     """
 
     name: ClassVar[str] = "adaptive"
-    summary: ClassVar[str] = "the responsible set of layers by bisection and sequential tests, with far fewer pictures"
+    summary: ClassVar[str] = "the responsible set of layers by bisection of single pairs, with far fewer pictures"
     unit: ClassVar[str] = "share of the way that the layer adds to the others found"
     least: ClassVar[dict[str, int]] = {"pairs": 2, "most": 1, "screen_steps": 1}
     part: Part = "kv"
-    pairs: int = 24
+    pairs: int = 100
     most: int = 12
     screen_steps: int | None = None
 
     def search(self, record: SearchRecord) -> None:
         """See :class:`SearchLocalizer`."""
-        runner = record.runner
-        race = SequentialTest(runner, record.part, min(self.pairs, len(runner.search)))
-        Search(runner, race, record, self.most, self._screen(race)).run()
+        answers = Answers(record.runner, record.part, self.pairs)
+        Search(answers, record, self.most, self._screen(answers)).run()
 
-    def _screen(self, race: SequentialTest) -> SequentialTest:
-        """The sequential test to bisect with."""
+    def _screen(self, answers: Answers) -> Answers:
+        """The answers to bisect with."""
         if self.screen_steps is None:
-            return race
-        short = replace(race, num_steps=self.screen_steps, spans=[])
-        alike = race.shown() and short.shown()
-        count = min(len(race.spans), len(short.spans))
-        near = alike and np.mean(short.spans[:count]) >= 0.5 * np.mean(race.spans[:count])
-        return short if near else race
+            return answers
+        short = Answers(answers.runner, self.part, self.pairs, self.screen_steps)
+        alike = answers.shown() and short.shown()
+        count = min(len(answers.spans), len(short.spans))
+        near = alike and np.mean(short.spans[:count]) >= 0.5 * np.mean(answers.spans[:count])
+        return short if near else answers

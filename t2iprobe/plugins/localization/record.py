@@ -107,7 +107,7 @@ class SearchRecord:
         if self.gap is not None and not self.gap.clear:
             self.layers = ()
         response = self._together() if self.layers else None
-        cost = asdict(self.spent()) | {"searching_rows": searching.rows}
+        cost = asdict(self.spent()) | {"searching_images": searching.images, "searching_rows": searching.rows}
         words = [what or self._answer(response), *filter(None, [*self.notes, set_aside(self.runner)])]
         if self.stopped:
             words.append(f"The search stopped early: {self.stopped}.")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from t2iprobe.core.statistics import Interval
-from t2iprobe.plugins.localization.sequential import Layers, Levels, SequentialTest, joined
+from t2iprobe.plugins.localization.answers import Answers, Layers, Levels, joined
 
 ENOUGH = 0.15  # share of the effect of all layers that may be missing: it may be spread thinly over many
 PLAIN = 0.95  # of the way: a set with this effect is not examined more closely
@@ -22,13 +22,13 @@ class Redundancy:
     """Searches layers that restore what known sufficient sets lose.
 
     Args:
-        race: the sequential test.
+        answers: responses to sets.
         every: all layers.
         ways: sufficient sets.
         losses: loss of response of each sufficient set without one of its layers.
     """
 
-    race: SequentialTest
+    answers: Answers
     every: Layers
     ways: Sequence[Layers]
     losses: Mapping[int, float]
@@ -38,7 +38,7 @@ class Redundancy:
         if self._nothing_else():
             return None
         doubted = self._doubted()
-        self.race.levels([self.every - out for out in doubted], 2 * self.race.first)  # together they share donor rows
+        self.answers.levels([self.every - out for out in doubted], 4)  # together they share donor rows
         left = ((self.every - out, lost) for out, lost in doubted.items())
         return next((one for one in left if self._suffices(*one)), None)
 
@@ -46,12 +46,10 @@ class Redundancy:
         """Whether the other layers have no effect and the found ones are additive, so that nothing can replace them."""
         way = joined(*self.ways)
         adding = sum(self.losses[layer] for layer in way) <= ADDING
-        if len(self.ways) > 1 or len(way) < 2 or not adding or not plain(self.race, way):
+        if len(self.ways) > 1 or len(way) < 2 or not adding or not plain(self.answers, way):
             return False
         outside = self.every - way
-        found = self.race.until(
-            [outside], lambda found: decided(found.interval(0, alpha=LOOSE), NEEDED), 2 * self.race.first
-        )
+        found = self.answers.until([outside], lambda found: decided(found.interval(0, alpha=LOOSE), NEEDED), 4)
         return found.interval(0).mean <= NEEDED
 
     def _doubted(self) -> dict[Layers, float]:
@@ -74,13 +72,13 @@ class Redundancy:
     def _suffices(self, layers: Layers, lost: float) -> bool:
         """Whether these restore half of what is ``lost``: what is left of a known set is not another sufficient set."""
         back, known = ALTERNATIVE * lost, joined(*self.ways) & layers
-        found = self.race.until(
+        found = self.answers.until(
             [layers, known],
             lambda found: (
                 decided(found.interval(0, alpha=LOOSE), 1 - back)
                 or (known != layers and found.interval(0, 1, LOOSE).high < back)
             ),
-            2 * self.race.first,
+            4,
         )
         return found.interval(0).mean > 1 - back
 
@@ -90,9 +88,9 @@ class Redundancy:
         return found if found and found not in self.ways and self._suffices(found, lost) else None
 
 
-def plain(race: SequentialTest, layers: Layers) -> bool:
+def plain(answers: Answers, layers: Layers) -> bool:
     """Whether the effect is so large that a closer look is not needed."""
-    return race.until([layers], nearly_all).interval(0).mean >= PLAIN
+    return answers.until([layers], nearly_all).interval(0).mean >= PLAIN
 
 
 def nearly_all(found: Levels) -> bool:
