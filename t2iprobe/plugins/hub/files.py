@@ -41,7 +41,7 @@ def variant_of(names: Iterable[str], dtype: str, wanted: str | None = None) -> s
     if wanted is not None:
         if wanted not in known:
             having = ", ".join(sorted(filter(None, known)))
-            raise ModelError(f"it has no variant {wanted}; {f'there are {having}' if having else 'it has no variants'}")
+            raise ModelError(f"no variant {wanted}; it has {having or 'none'}")
         return wanted
     only = [variants for variants in parts.values() if None not in variants]
     common = set.intersection(*map(set, only)) if only else known
