@@ -57,7 +57,7 @@ def prepared(
             inverted = f"{photos.digest(photo)} by {options.inverter}, guidance {options.invert_guidance}"
             stack.enter_context(photos.deterministic(model))
         layers = options.chosen_layers(model)
-        check_starts(listed, starts, model.steps(options.num_steps))
+        check_starts(options, listed, model.steps(options.num_steps))
         for editor in listed:
             editor.check(model, layers)
         methods = methods_of(model, listed, layers, starts)
@@ -88,8 +88,9 @@ def pairs_of(options: EditOptions, plugins: Plugins) -> list[Pair]:
     """
     ref = reference(options.arch, options.model, plugins)
     if options.image is not None and not (options.source and options.target):
+        image, source, target = map(options.called, ("image", "source", "target"))
         raise ConfigError(
-            "--image needs --source, which describes the picture, and --target, the prompt with the new text"
+            f"{image} needs {source}, which describes the picture, and {target}, the prompt with the new text"
         )
     return options.read_pairs(ref, plugins, PAIRS)
 
@@ -102,7 +103,7 @@ def check_places(options: EditOptions) -> None:
     """
     options.check_layers()
     if options.image is not None and not options.image.is_file():
-        raise ConfigError(f"--image {options.image}: there is no such file")
+        raise ConfigError(f"{options.called('image', options.image)}: there is no such file")
 
 
 def _latents(options: EditOptions, plugins: Plugins, model: Model, photo: Image, pair: Pair) -> Tensor:
@@ -111,21 +112,21 @@ def _latents(options: EditOptions, plugins: Plugins, model: Model, photo: Image,
     return photos.inverted(model, photo, pair.source, inverter, options.generation, options.invert_guidance)
 
 
-def check_starts(listed: Sequence[Editor], starts: Sequence[int], steps: int) -> None:
+def check_starts(options: EditOptions, listed: Sequence[Editor], steps: int) -> None:
     """Refuse start steps that a run does not have, or that no method takes.
 
     Raises:
         ConfigError: there is such a start step.
     """
-    wrong = [start for start in starts if start >= steps]
+    wrong = [start for start in options.starts if start >= steps]
     if wrong:
         raise ConfigError(
-            f"--start-step {wrong[0]}: a run has the steps 0-{steps - 1}, counted from the noise; the paper's t_s "
-            f"counts the remaining steps, so t_s = {steps - 1} is 1 here"
+            f"{options.called('start_step', wrong[0])}: a run has the steps 0-{steps - 1}, counted from the noise; the "
+            f"paper's t_s counts the remaining steps, so t_s = {steps - 1} is 1 here"
         )
-    if not any(editor.starts for editor in listed) and list(starts) != [0]:
+    if not any(editor.starts for editor in listed) and options.starts != (0,):
         named = ", ".join(editor.name for editor in listed) or SWAP
-        raise ConfigError(f"--start-step is for localized edits; {named} takes none")
+        raise ConfigError(f"{options.called('start_step')} is for localized edits; {named} takes none")
 
 
 def methods_of(
@@ -151,7 +152,7 @@ def cost_plan(options: EditOptions, plugins: Plugins) -> dict[str, Any]:
     pairs = len(pairs_of(options.filled({"model": published_ref(options.arch, plugins)}), plugins))
     listed, steps = editors(options, plugins), options.num_steps
     check_places(options)
-    check_starts(listed, options.starts, steps)
+    check_starts(options, listed, steps)
     layers, summary = planned_layers(options, model)
     methods = methods_of(model, listed, tuple(layers["layers"]), options.starts)
     each = [method.editor.rows_a_picture(model, method.layers) for method in methods]

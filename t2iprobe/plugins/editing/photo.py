@@ -36,17 +36,17 @@ def read(path: Path, size: tuple[int, int]) -> Image.Image:
     Raises:
         ConfigError: the picture cannot be read, or has another mode or size; nothing is converted or resized silently.
     """
-    image = opened(path, f"--image {path}")
+    image = opened(path)
     if image.mode != "RGB":
         raise ConfigError(
-            f"--image {path} is {image.mode}, the model draws RGB; convert it: "
+            f"{path} is {image.mode}, the model draws RGB; convert it: "
             f"magick {path.name} -background white -flatten -colorspace sRGB PNG24:rgb.png"
         )
     if image.size != size:
         actual, wanted = ("×".join(map(str, sides)) for sides in (image.size, size))
         raise ConfigError(
-            f"--image {path} has {actual} pixels, the model draws {wanted}; crop and resize it, or draw at its size "
-            "with --resolution"
+            f"{path} has {actual} pixels, the model draws {wanted}; crop and resize it, or set the "
+            "resolution to its size"
         )
     return image
 
@@ -74,7 +74,7 @@ def inverted(
             with a negative prompt.
     """
     if model.upscaler is not None:
-        raise ConfigError("a real picture is edited without a second stage; leave out --upscaler")
+        raise ConfigError("a real picture is edited without a second stage; leave out the upscaler")
     if settings.get("negative_prompt") and guidance != 1:
         raise ConfigError(
             "a picture is inverted with the empty negative prompt; with a negative prompt, invert without guidance (1)"
