@@ -166,7 +166,7 @@ class Direct(EachLayer):
 
     def find(self, runner: TrialRunner) -> Finding:
         trials = tuple(runner.space.trial([layer]) for layer in range(runner.space.layers))
-        list(runner.evaluator.measure(runner.missing(trials, runner.search)))
+        list(runner.evaluator.measure(runner.missing(dict.fromkeys(runner.search, trials))))
         return super().find(runner)
 
 

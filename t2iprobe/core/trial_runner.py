@@ -133,7 +133,7 @@ class TrialRunner:
         Raises:
             BudgetError: the trials not yet run cost more than is left of the budget; nothing was run.
         """
-        batches = self._missing(asked)
+        batches = self.missing(asked)
         self._charge(self._new(asked), batches)
         by_pair = {batch.pair: batch for batch in batches}
         with self.around(batches) if batches else nullcontext():
@@ -143,7 +143,7 @@ class TrialRunner:
                 self.spend(Cost(len(batch.trials), measured.rows, measured.calls))
                 self.on_measured(measured)
 
-    def _missing(self, asked: Mapping[int, Sequence[Trial]]) -> list[TrialBatch]:
+    def missing(self, asked: Mapping[int, Sequence[Trial]]) -> list[TrialBatch]:
         """The part of these trials whose results are not known yet."""
         batches = []
         for pair, trials in asked.items():
