@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +19,7 @@ import torch
 import typer
 from PIL import Image
 
+from t2iprobe import hookimpl
 from t2iprobe.core.contracts.detector import Detector, Hit, Rewriter, replaced
 from t2iprobe.core.contracts.editor import Edited, Editor, EditTask
 from t2iprobe.core.contracts.inverter import FLOW, InversionRun, Stepwise
@@ -53,6 +56,7 @@ from t2iprobe.testing.localizers import LOCALIZER_LAWS, LocalizerCase
 from t2iprobe.testing.metrics import AGGREGATE_LAWS, METRIC_LAWS, MetricCase, picture
 from t2iprobe.testing.plugins import COMMAND_LAWS, PLUGIN_LAWS, CommandCase
 from t2iprobe.testing.sections import SECTION_LAWS, EachLayer, SectionCase
+from t2iprobe.testing.whole import conformance_of
 
 PLUGINS = Plugins(installed=False)
 LETTERS = (["DOG", "CAT"], ["DOG", "CAT"]), (["D", "X"], ["DOG", "CAT"])
@@ -406,3 +410,30 @@ def test_nothing_is_imported_before_it_is_used() -> None:
     code = "import sys, t2iprobe.testing; print('torch' in sys.modules, hasattr(t2iprobe.testing, 'no_such'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+def test_pytest_checks_a_plugin_without_a_line_of_test_code(tmp_path: Path) -> None:
+    (tmp_path / "t2i_told.py").write_text(
+        "from t2iprobe import hookimpl\n\nclass Wrong:\n    name, needs, direction = 'wrong', 'text', 'lower'\n"
+        "    def score(self, read, word): return float(read == word)\n\n"
+        "@hookimpl\ndef t2iprobe_register_metrics(): return [Wrong]\n"
+    )
+    options = ["-q", "-p", "t2iprobe.testing.pytest_plugin", "-p", "no:cacheprovider", "-k", "TestWrong"]
+    command = [sys.executable, "-m", "pytest", *options, "--t2iprobe-plugin", "t2i_told", str(tmp_path)]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), *filter(None, sys.path)))}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "1 failed, 4 passed" in done.stdout, done.stdout
+    assert "t2i_told::TestWrong::test_nearer_scores_better" in done.stdout
+    assert "lower is better, but the better example scored 1.0, the worse 0.0" in done.stdout
+
+
+def test_every_kind_that_needs_no_example_is_tested(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = ModuleType("t2i_all")
+    made.t2iprobe_report_sections = hookimpl(t2iprobe_report_sections)  # type: ignore[attr-defined]
+    things = {"localizers": EachLayer, "editors": PromptSwap, "inverters": DDIM, "rewriters": Gone, "metrics": SSIM}
+    for kind, thing in (things | {"detectors": Grum}).items():
+        setattr(made, f"t2iprobe_register_{kind}", hookimpl(lambda thing=thing: [thing]))
+    monkeypatch.setitem(sys.modules, "t2i_all", made)
+    found = [tests.__name__ for tests in conformance_of("t2i_all")]
+    expected = [f"Test{thing.__name__}" for thing in things.values()]
+    assert found == ["Testt2i_all", *expected, "TestSections"]
