@@ -23,6 +23,7 @@ from t2iprobe.core.contracts.adapter import Adapter, Conditioning, layer_table
 from t2iprobe.core.errors import HookError
 from t2iprobe.core.model import Model
 from t2iprobe.core.sites import Site
+from t2iprobe.plugins.organisms.training import inner_pooled
 from t2iprobe.sampling import model_denoiser
 
 ADAPTERS: tuple[type[Adapter], ...] = (SD, SDXL, SD3, DeepFloydIF, Flux)
@@ -179,7 +180,7 @@ def test_encode_and_predict_give_what_the_pipeline_computes(adapter: Adapter, pi
 
 def test_who_makes_the_pooled_vector(adapter: Adapter, pipeline: Any) -> None:
     """DeepFloyd IF's U-Net pools the text tokens; SDXL's module of the same name gets what the encoder pooled."""
-    site = adapter.inner_pooled(pipeline)
+    site = inner_pooled(adapter, pipeline)
     assert (site.module if site else None) == {"if": "add_embedding"}.get(adapter.name)
 
 

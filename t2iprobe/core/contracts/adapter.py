@@ -351,16 +351,6 @@ class Adapter(ABC):
     def predict(self, pipeline: Pipeline, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         """One denoiser call without guidance, from (row, channel, y, x) and (row,) to the raw prediction."""
 
-    def inner_pooled(self, pipeline: Pipeline) -> Site | None:
-        """The site of a pooled vector that the denoiser computes from the text tokens itself.
-
-        ``None`` if :attr:`Conditioning.pooled` holds it, or if there is none.
-        """
-        with torch.no_grad():
-            if self.encode_prompts(pipeline, [""]).pooled is not None:
-                return None
-        return next((site for site in self.sites(pipeline) if site.name == "pooled"), None)
-
     def check_upscaler(self, pipeline: Pipeline, upscaler: Pipeline) -> None:
         """Refuse an upscaler that does not belong to ``pipeline``.
 

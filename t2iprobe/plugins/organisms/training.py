@@ -25,6 +25,7 @@ from t2iprobe.core.errors import ConfigError, ModelError
 from t2iprobe.core.load_options import LoadOptions
 from t2iprobe.core.runs.files import write
 from t2iprobe.core.sign_pictures import NO_WORD, WORD_LENGTH, Sign
+from t2iprobe.core.sites import Site
 from t2iprobe.plugins.organisms import weight_files
 from t2iprobe.plugins.organisms.build import PIPELINES, autoencoder
 from t2iprobe.plugins.organisms.data import prompts_of, random_signs, shown, tensor, with_any_letters
@@ -255,7 +256,7 @@ class TrainingState:
 
     def pooled_hook(self) -> AbstractContextManager[object]:
         """Do the same for a pooled vector that the denoiser computes itself (DeepFloyd IF)."""
-        site = self.adapter.inner_pooled(self.pipeline)
+        site = inner_pooled(self.adapter, self.pipeline)
         if site is None:
             return nullcontext()
         module = self.adapter.module(self.pipeline).get_submodule(site.module)
@@ -319,3 +320,14 @@ def text_layers(adapter: Adapter, pipeline: Pipeline) -> tuple[list[list[nn.Modu
             layers.setdefault(site.layer, []).append(denoiser.get_submodule(site.module))
             heads[site.layer] = site.heads or 1
     return [layers[i] for i in sorted(layers)], [heads[i] for i in sorted(heads)]
+
+
+def inner_pooled(adapter: Adapter, pipeline: Pipeline) -> Site | None:
+    """The site of a pooled vector that the denoiser computes from the text tokens itself.
+
+    ``None`` if the text encoders give it (:attr:`Conditioning.pooled`), or if there is none.
+    """
+    with torch.no_grad():
+        if adapter.encode_prompts(pipeline, [""]).pooled is not None:
+            return None
+    return next((site for site in adapter.sites(pipeline) if site.name == "pooled"), None)
