@@ -641,6 +641,15 @@ def test_the_plan_says_what_it_will_take(sd3: Model, tmp_path: Path) -> None:
     assert found.rows == 3 * STEPS * 2 and found.seconds > 0
 
 
+def test_the_plan_counts_skip_layer_guidance(sd3: Model, tmp_path: Path) -> None:
+    skip = {"skip_guidance_layers": [1], "skip_layer_guidance_start": 0.0, "skip_layer_guidance_stop": 0.9}
+    asked = sd3.generation(PROMPTS, num_steps=4, guidance=3.0, options=skip)
+    found = plan(sd3, asked, layout_of(sd3, asked, "blocks.0.joint_attn.k"))
+    store = capture(sd3, asked, found.layout, tmp_path)
+    assert found.raw == sum(size.raw for size in verify.table(tmp_path))
+    assert store.branches("blocks.0.joint_attn.k") == tuple(Branch)
+
+
 def test_a_plan_takes_latents_and_texts_of_several_rows(sd3: Model) -> None:
     latents = torch.zeros(3, 4, 8, 8)
     asked = sd3.generation(PROMPTS, num_steps=STEPS, latents=latents, options={"negative_prompt": ["", "a", "b"]})

@@ -137,9 +137,12 @@ def plan(model: Model, generation: Generation, layout: Layout) -> CapturePlan:
     model.run(short, cache=[entry.name for entry in layout.entries], into=probe)
     settings = {name: getattr(short, name) for name in ("guidance", "height", "width")}
     settings["options"] = {name: value for name, value in short.options.items() if name not in EMBEDDINGS}
-    raw = layout.rows * sum(size * _times(key, layout, model, generation) for key, size in probe.bytes_a_row.items())
+    told = {name: getattr(generation, name) for name in ("num_steps", "guidance", "options")}
+    calls = model.rows(told)
+    count = model.evaluations(generation.num_steps, generation.options)
+    more = calls - count * model.guided(told)  # of skip-layer guidance, which a short run may not have
+    raw = layout.rows * sum(size * _times(key, layout, model, count, more) for key, size in probe.bytes_a_row.items())
     cost = model.probe(settings, rows=min(4, layout.batch))
-    calls = model.rows({name: getattr(generation, name) for name in ("num_steps", "guidance", "options")})
     seconds = layout.rows * (calls * cost.seconds_a_row + cost.seconds_an_image)
     codec = codecs.choose(probe.sample, raw / (SHARE * seconds))
     packing = raw / codec.speed if codec.speed else 0.0
@@ -208,12 +211,22 @@ def capture(
     return ActivationStore(where, run)
 
 
-def _times(key: Key, layout: Layout, model: Model, generation: Generation) -> int:
-    """How often the activation at ``key``, from the first step of a short run, occurs in the whole run."""
+def _times(key: Key, layout: Layout, model: Model, count: int, more: int) -> int:
+    """How often the activation at ``key``, from the first step of a short run, occurs in the whole run.
+
+    Args:
+        key: its address.
+        layout: what is kept.
+        model: the model.
+        count: how often the run evaluates the denoiser.
+        more: further calls, each of the conditional branch with some layers skipped; of them, as large a part as of
+            the steps is taken to be kept.
+    """
     if key.step:
         return 0
     if key.site in layout.static:
         return 1
     order = int(getattr(model.pipeline.scheduler, "order", 1))
-    count = model.evaluations(generation.num_steps, generation.options)
-    return sum(step * order + key.evaluation < count for step in layout.steps)
+    own = sum(step * order + key.evaluation < count for step in layout.steps)
+    repeated = key.branch is Branch.COND and layout.has(Branch.SKIP)
+    return own + (more * own // count if repeated else 0)

@@ -134,6 +134,8 @@ def table(where: keys.Where) -> list[Size]:
 
 def _size(run: Captured, site: str, branch: str, array: zarr.Array[Any]) -> Size:
     row_bytes = array.size // max(1, run.layout.rows) * array.dtype.itemsize
+    steps: Any = array.attrs.get("steps", run.layout.steps)
+    row_bytes = row_bytes * len(steps) // len(run.layout.steps)
     stored = sum(keys.sizes(array.store, _files(array)).values())
     return Size(run.name, site, branch, str(array.attrs["dtype"]), array.shape, len(run.rows) * row_bytes, stored)
 

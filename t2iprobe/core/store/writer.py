@@ -18,6 +18,7 @@ import zarr
 from numpy.typing import NDArray
 from torch import Tensor
 
+from t2iprobe.core.branch import Branch
 from t2iprobe.core.cache import Key, send
 from t2iprobe.core.errors import RunExistsError, StoreError, T2IProbeError
 from t2iprobe.core.runs.files import explained
@@ -271,7 +272,8 @@ class ActivationWriter:
             raise StoreError(f"{', '.join(absent[:3])} did not arrive; name these sites in cache=… of the run")
         for path, target in self._targets.items():
             whole: NDArray[np.bool_] = np.all(target.written[:, :rows], axis=1)
-            if "-" in path.rpartition("/")[2]:  # a further evaluation: not every step has one
+            name = path.rpartition("/")[2]
+            if "-" in name or name == Branch.SKIP:  # not every step has a further evaluation, or skips layers
                 steps = [step for step, there in zip(self.layout.steps, whole, strict=True) if there]
                 if target.array.attrs.get("steps") != steps:
                     target.array.attrs["steps"] = steps
