@@ -144,8 +144,8 @@ def patches(run: Inverted, options: AnalysisSettings) -> tuple[int, int, int]:
     """
     if len(run.rows) < 3:
         raise ConfigError(
-            f"a correlation across images needs at least 3 images, {run.path} has {len(run.rows)}; make a run with "
-            "--limit 3 or more"
+            f"a correlation across images needs at least 3 images, {run.path} has {len(run.rows)}; make a run "
+            "of more pictures"
         )
     channels, height, width = run.noise.shape[1:]
     patch = options.patch or max(side for side in range(1, 9) if height % side == 0 and width % side == 0)

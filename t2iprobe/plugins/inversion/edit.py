@@ -36,7 +36,9 @@ def deranged(prompts: Sequence[str], rows: int) -> tuple[str, ...]:
     """
     distinct = list(dict.fromkeys(prompts))
     if len(distinct) < 2:
-        raise ConfigError("every picture of this run has the same prompt; give other ones with --prompt or --prompts")
+        raise ConfigError(
+            "every picture of this run has the same prompt, so there is none to swap it with; give new prompts"
+        )
     after = dict(zip(distinct, distinct[1:] + distinct[:1], strict=True))
     return tuple(after[prompt] for prompt in prompts[:rows])
 

@@ -74,7 +74,7 @@ def check_model(model: Model, run: Inverted) -> None:
     if weights != run.settings["weights"]:
         raise ConfigError(
             f"{run.path} was made with other weights ({run.manifest.get('model') or 'unknown'}) than those of "
-            f"{model.ref or 'this model'}; name its model with --model"
+            f"{model.ref or 'this model'}; name the model of the run"
         )
 
 
