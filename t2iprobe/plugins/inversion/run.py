@@ -264,7 +264,7 @@ class InversionStudy:
 
     def run(
         self,
-        path: Path,
+        path: str | Path,
         *,
         planned: Callable[[InversionCost], None] = lambda cost: None,
         on_rows: OnRows = lambda rows: None,
@@ -297,7 +297,7 @@ class InversionStudy:
             session.spent["peak_bytes"] = max(session.spent.get("peak_bytes", 0), memory.bytes or 0)
             return {}
 
-        settings = self.settings()
+        path, settings = Path(path), self.settings()
         manifest = runfolder.existing(path, settings)
         if manifest is None or manifest["state"] != runfolder.FINISHED:
             planned(self.cost())
