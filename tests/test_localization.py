@@ -16,9 +16,11 @@ import torch
 from t2iprobe.api import load, prompt_set
 from t2iprobe.architectures.sd import SD
 from t2iprobe.architectures.sd3 import SD3
+from t2iprobe.architectures.zimage import ZImage
 from t2iprobe.core.contracts.localizer import Finding
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.evidence import Evidence, Gap, bounds, evidence, holm, sign_flips
+from t2iprobe.core.hooks import prediction_of
 from t2iprobe.core.model import Model
 from t2iprobe.core.pairs import Pair
 from t2iprobe.core.scoring import Scale, Scored
@@ -540,7 +542,7 @@ def test_what_reads_a_model_needs_one(method: str) -> None:
         find(method, simulated(Simulation(SINGLE, 4)))
 
 
-@pytest.fixture(scope="module", params=[SD, SD3], ids=["sd", "sd3"])
+@pytest.fixture(scope="module", params=[SD, SD3, ZImage], ids=["sd", "sd3", "z-image"])
 def tiny(request: pytest.FixtureRequest) -> Model:
     return Model(request.param.tiny(), request.param(), defaults={"num_steps": 2})
 
@@ -560,9 +562,9 @@ def moved_along(model: Model, call: RecordedCall, sites: list[list[Site]], share
     """What the source's prediction gains a share of the way to the target's values."""
     given = call.with_latents_of(0) | {"return_dict": False}
     with torch.no_grad():
-        plain = model.denoiser(**given)[0][0]
-        with GradientProbe(share, call.arguments["encoder_hidden_states"].shape[1]).on(model.denoiser, sites):
-            return torch.Tensor(model.denoiser(**given)[0][0] - plain)
+        plain = prediction_of(model.denoiser(**given))[0]
+        with GradientProbe(share, call.text_spans).on(model.denoiser, sites):
+            return prediction_of(model.denoiser(**given))[0] - plain
 
 
 def test_all_layers_of_a_u_net_are_the_whole_difference() -> None:

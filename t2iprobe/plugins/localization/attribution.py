@@ -12,11 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from t2iprobe.core.hooks import prediction_of
 from t2iprobe.core.model import Model
 from t2iprobe.core.pairs import Pair
 from t2iprobe.core.sites import Site
 from t2iprobe.core.sweep import Cost
 from t2iprobe.core.trials import Space
+from t2iprobe.core.windows import window_of
 from t2iprobe.plugins.localization.conditioning import RecordedCall, recorded
 from t2iprobe.plugins.localization.ranking import RankingLocalizer
 
@@ -113,8 +115,7 @@ def first_order(
         share: position on the path to the target's values at which the gradient is taken, 0..1.
         along: direction with the shape of a prediction.
     """
-    text = call.arguments.get("encoder_hidden_states")
-    probe = GradientProbe(share, 0 if text is None else int(text.shape[1]))
+    probe = GradientProbe(share, call.text_spans)
     with probe.on(denoiser, sites), torch.enable_grad():
         gone = (_predicted(denoiser, call)[0].float() * along).sum()
         names = list(probe.added)
@@ -123,9 +124,7 @@ def first_order(
 
 
 def _predicted(denoiser: nn.Module, call: RecordedCall) -> Tensor:
-    output = denoiser(**call.with_latents_of(0))
-    value: Tensor = output[0] if isinstance(output, (tuple, list)) else output.sample
-    return value
+    return prediction_of(denoiser(**call.with_latents_of(0)))
 
 
 @dataclass
@@ -134,13 +133,13 @@ class GradientProbe:
 
     Args:
         share: how far they are moved, 0..1.
-        text_tokens: number of text tokens at the front of a shared sequence.
+        text_spans: where the text tokens stand in a sequence of so many tokens.
         added: by site; a zero added to the activation, whose gradient is that of the activation.
         step: by site; the target's activation minus the source's.
     """
 
     share: float
-    text_tokens: int
+    text_spans: Callable[[int], Sequence[slice]]
     added: dict[str, Tensor] = field(default_factory=dict)
     step: dict[str, Tensor] = field(default_factory=dict)
 
@@ -155,12 +154,13 @@ class GradientProbe:
 
     def _hook(self, site: Site) -> Callable[[nn.Module, Any, Tensor], Tensor]:
         def after(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-            end = self.text_tokens if site.stream == "text" else output.shape[1]
-            own, other = output[0, :end], output[1, :end].detach()
+            window = window_of(site, output, self.text_spans(output.shape[1]) if site.stream == "text" else ())
+            part = output if window is None else window.take(output)
+            own, other = part[0], part[1].detach()
             step = other - own.detach()
             added = torch.zeros_like(own, requires_grad=True)
             self.added[site.name], self.step[site.name] = added, step
-            moved = torch.cat([own + self.share * step + added, output[0, end:]])
-            return torch.stack([moved, *output[1:]])
+            moved = torch.stack([own + self.share * step + added, *part[1:]])
+            return moved if window is None else window.put(output, moved)
 
         return after

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,8 @@ from t2iprobe.core.branch import Branch
 from t2iprobe.core.model import Generation, Model, Run
 from t2iprobe.core.pairs import Pair
 
-LATENTS = ("hidden_states", "sample")  # argument names of the latents in diffusers' denoisers
+LATENTS = ("hidden_states", "sample", "x")  # argument names of the latents in diffusers' denoisers
+CLOCKS = ("timestep", "timesteps", "t")  # and of the timestep
 
 
 def differing_tokens(model: Model, pair: Pair, alike: float = 0.5) -> list[int]:
@@ -36,16 +38,19 @@ class RecordedCall:
     Args:
         arguments: by name; tensors that depend on the row have the row axis first.
         rows: number of rows.
+        text_spans: where the text tokens stand in a sequence of so many tokens, see :meth:`Adapter.text_spans`.
     """
 
     arguments: Mapping[str, Any]
     rows: int
+    text_spans: Callable[[int], Sequence[slice]] = lambda length: [slice(0, length)]
 
     def with_latents_of(self, row: int) -> dict[str, Any]:
         """The arguments with one row's latents in all rows."""
         given = dict(self.arguments)
         name = _latents(given)
-        given[name] = given[name][[row] * self.rows]
+        latents = given[name]
+        given[name] = [latents[row]] * self.rows if isinstance(latents, list) else latents[[row] * self.rows]
         return given
 
 
@@ -56,11 +61,13 @@ def recorded(model: Model, generation: Generation) -> tuple[Run, list[RecordedCa
 
     def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = {**_named(module, args), **kwargs}
-        total = int(given[_latents(given)].shape[0])
-        branches = model.adapter.branches(model.pipeline, seen.at(given["timestep"]), total // rows)
+        total, clock = len(given[_latents(given)]), next(given[name] for name in CLOCKS if name in given)
+        branches = model.adapter.branches(model.pipeline, seen.at(clock), total // rows)
         if Branch.COND in branches:
             start = branches.index(Branch.COND) * rows
-            calls.append(RecordedCall({name: _rows(value, total, start, rows) for name, value in given.items()}, rows))
+            own = {name: _rows(value, total, start, rows) for name, value in given.items()}
+            spans = functools.partial(model.adapter.text_spans, model.pipeline, own)
+            calls.append(RecordedCall(own, rows, spans))
 
     handle = model.denoiser.register_forward_pre_hook(keep, with_kwargs=True)
     try:
@@ -98,7 +105,12 @@ def _named(module: nn.Module, args: tuple[Any, ...]) -> dict[str, Any]:
 def _rows(value: Any, total: int, start: int, rows: int) -> Any:
     """The rows of one branch, in tensors that have rows."""
     if isinstance(value, Tensor):
-        return value[start : start + rows].clone() if value.ndim and value.shape[0] == total else value
+        if value.ndim and value.shape[0] == total:
+            return value[start : start + rows].clone()
+        by_layer = value.ndim == 4 and value.shape[1] == total  # HiDream's text: (layer, row, token, channel)
+        return value[:, start : start + rows].clone() if by_layer else value
+    if isinstance(value, list) and len(value) == total:
+        return value[start : start + rows]
     if isinstance(value, Mapping):
         return {name: _rows(one, total, start, rows) for name, one in value.items()}
     return value
