@@ -487,10 +487,11 @@ def test_every_hook_has_a_bundled_user() -> None:
     assert used == hooks
 
 
-def test_finding_plugins_and_commands_imports_no_torch() -> None:
+def test_finding_plugins_and_commands_and_reporting_a_study_import_no_torch() -> None:
     code = (
         "import sys; from t2iprobe.registry.manager import Plugins; "
-        "plugins = Plugins(); plugins.commands(); plugins.listing(); "
+        "plugins = Plugins(); plugins.commands(); plugins.listing(); plugins.models(); plugins.aggregates(); "
+        "import t2iprobe.report.studies, t2iprobe.plugins.localization.output, t2iprobe.plugins.localization.report; "
         "sys.exit(', '.join({'torch', 'diffusers', 'transformers'} & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)

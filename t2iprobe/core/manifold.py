@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def covered(points: Tensor, manifold: Tensor, neighbours: int) -> float:
@@ -19,4 +21,6 @@ def covered(points: Tensor, manifold: Tensor, neighbours: int) -> float:
 
 def _apart(one: Tensor, other: Tensor) -> Tensor:
     """Distances, (row of one, row of other), without the rounding error of the matrix-product formula."""
+    import torch
+
     return torch.cdist(one, other, compute_mode="donot_use_mm_for_euclid_dist")

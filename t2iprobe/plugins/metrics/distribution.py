@@ -9,22 +9,22 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from t2iprobe.core.contracts.metric import Direction, Needs
 from t2iprobe.core.errors import ConfigError, ShapeError
 from t2iprobe.core.manifold import covered
-from t2iprobe.plugins.metrics.clip import image_features
 from t2iprobe.plugins.metrics.extra import downloading, library
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 #: maps images to (images, features)
-Features = Callable[[Sequence[Image.Image]], Tensor]
+Features = Callable[[Sequence[Image.Image]], "Tensor"]
 VARIABLE = "T2IPROBE_INCEPTION"
 Numbers = NDArray[np.float64]
 SUBSETS, SUBSET = 100, 1000  # of KID, as usual
@@ -35,6 +35,8 @@ NEIGHBOURS = 3  # as in Kynkäänniemi et al. 2019
 @cache
 def _inception(path: str | None) -> Any:
     """Inception-v3 with TensorFlow's weights, on which published FIDs are based."""
+    import torch
+
     extractor = library("torch_fidelity.feature_extractor_inceptionv3", "Inception-v3").FeatureExtractorInceptionV3
     put = f"download it once, or set {VARIABLE} to the file"
     with downloading("its weights", "Inception-v3", put):
@@ -42,7 +44,6 @@ def _inception(path: str | None) -> Any:
     return network.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-@torch.inference_mode()
 def inception_features(images: Sequence[Image.Image]) -> Tensor:
     """(images, 2048), one by one because sizes may differ; the network resizes images itself.
 
@@ -50,13 +51,23 @@ def inception_features(images: Sequence[Image.Image]) -> Tensor:
         ConfigError: torch-fidelity is not installed.
         ModelError: the weights are not present and cannot be downloaded.
     """
+    import torch
+
     network = _inception(os.environ.get(VARIABLE) or None)
     device = next(network.parameters()).device
     pixels = (torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None] for image in images)
-    return torch.cat([network(pixel.to(device))[0].cpu() for pixel in pixels])
+    with torch.inference_mode():
+        return torch.cat([network(pixel.to(device))[0].cpu() for pixel in pixels])
 
 
-SOURCES: dict[str, Features] = {"inception": inception_features, "clip": image_features}
+def clip_features(images: Sequence[Image.Image]) -> Tensor:
+    """CLIP's, see :func:`~t2iprobe.plugins.metrics.clip.image_features`."""
+    from t2iprobe.plugins.metrics.clip import image_features
+
+    return image_features(images)
+
+
+SOURCES: dict[str, Features] = {"inception": inception_features, "clip": clip_features}
 
 
 class _Distribution:
