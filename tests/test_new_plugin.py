@@ -12,10 +12,11 @@ from shell import invoke
 
 from t2iprobe.cli.new_plugin import KINDS
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.testing.plugins import its_hooks_are_sound
 
 ROOT = Path(__file__).parents[1]
 #: what the tests of an adapter would take longest for, and what they have in common
-LEFT_OUT = "not (TestMyAdapter and not (names or fire or large)) and not (TestPlugin and not my_metric)"
+LEFT_OUT = "not (TestMyAdapter and not (names or fire or large)) and not TestPlugin"
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,12 @@ def test_every_kind_passes_its_own_tests(written: Path) -> None:
     env = {**os.environ, "PYTHONPATH": path}
     done = subprocess.run(command, cwd=written, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_written_registers(written: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(written / f"my_{kind}")
+    its_hooks_are_sound(f"t2iprobe_my_{kind}")
 
 
 def test_what_is_written_is_clean(written: Path) -> None:
