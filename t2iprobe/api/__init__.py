@@ -51,7 +51,7 @@ def load(
             or ``"sequential"`` with the least main memory); ``"auto"`` is the first that fits.
         device_map: how diffusers spreads the components over several GPUs (``"balanced"``).
         resolution: side of the pictures in pixels for which memory is left free; default the model's own.
-        variant: files to prefer, such as ``"fp16"``; default those of half precision if that is how they are loaded.
+        variant: files to prefer, such as ``"fp16"``; default: those of half precision if that is how they are loaded.
         revision, subfolder: of a hub repository.
         config: folder or hub id with the configuration of a single file, and with the components that it lacks.
         without: components to leave out, such as ``text_encoder_3``, the T5 of SD3.

@@ -63,13 +63,13 @@ def _parameter(kind: type[Options], name: str, field: FieldInfo) -> inspect.Para
         word = "CHOICE"
     settings: dict[str, Any] = {
         "help": _help(field.description or "", choices),
-        "show_default": extra.get("shown") or _has_default(field),
+        "show_default": _has_default(field),
         "rich_help_panel": panel_of(kind, name),
     }
     if shape is not bool:
         settings["metavar"] = name.upper() if argument else word + _bounds(extra)
     declared = typer.Argument(**settings) if argument else typer.Option(*_spellings(name, field, shape), **settings)
-    default = inspect.Parameter.empty if field.is_required() else _default(field.default, shape)
+    default = inspect.Parameter.empty if field.is_required() else _default(field, shape)
     annotation: Any = Annotated[shape if shape is bool and not _optional(field) else shape | None, declared]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
@@ -112,17 +112,21 @@ def _spellings(name: str, field: FieldInfo, shape: Any) -> list[str]:
     return [flag] if shape is bool and "/" in flag else flags(name, field)
 
 
-def _default(value: Any, shape: Any) -> Any:
-    """The default for the help, as one would type it."""
-    if shape is bool or value is None:
-        return value
-    if shape is not str:
-        return None
-    return str(value.value if isinstance(value, Enum) else value)
+def _default(field: FieldInfo, shape: Any) -> Any:
+    """The default for the help, as one would type it; nothing else reads it, see :func:`_given`."""
+    value = field.default
+    if shape is bool or not _has_default(field):
+        return value if shape is bool else None
+    entries = value if isinstance(value, tuple) else [value]
+    text = extra_of(field).get("shown") or ",".join(str(one.value if isinstance(one, Enum) else one) for one in entries)
+    return text if shape is str else [text]
 
 
 def _has_default(field: FieldInfo) -> bool:
-    return not (field.is_required() or any(field.default is one for one in (None, False)) or field.default in ((), {}))
+    """Whether the help shows a default."""
+    return bool(extra_of(field).get("shown")) or not (
+        field.is_required() or any(field.default is one for one in (None, False)) or field.default in ((), {})
+    )
 
 
 def _optional(field: FieldInfo) -> bool:

@@ -43,7 +43,7 @@ class TrackOptions(Options):
 class OutOptions(ConfirmOptions):
     """Options for whether a run may begin, and for its folder."""
 
-    out: Path | None = option(None, help="Run folder; default a folder in runs/, named after the options.")
+    out: Path | None = option(None, help="Run folder; default: a folder in runs/, named after the options.")
 
 
 class RunOptions(OutOptions):

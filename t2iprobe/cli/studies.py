@@ -37,12 +37,12 @@ class ExecutionOptions(ConfirmOptions, TrackOptions):
     executor: str = option("local", help="Where pictures are made and scored: local, or ray (an extra, t2iprobe[ray]).")
     ray_address: str | None = option(
         None,
-        help="Address of a Ray cluster, such as ray://head:10001 or auto; default one on this machine.",
+        help="Address of a Ray cluster, such as ray://head:10001 or auto; default: one on this machine.",
         only_with="executor=ray",
     )
     workers: int | None = option(
         None,
-        help="Number of models on the cluster; default one for each GPU, or one for every two cores.",
+        help="Number of models on the cluster; default: one for each GPU, or one for every two cores.",
         only_with="executor=ray",
         ge=1,
     )

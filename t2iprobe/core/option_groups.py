@@ -40,10 +40,10 @@ class DeviceOptions(Options):
     """Options that select the device, the precision, and where weights wait."""
 
     panel: ClassVar[str] = "Model"
-    device: str | None = option(None, help="cpu, cuda or cuda:1; default CUDA if available.")
+    device: str | None = option(None, help="cpu, cuda or cuda:1; default: CUDA if available.")
     dtype: str | None = option(
         None,
-        help="float32, float16 or bfloat16; default float32 on a CPU, and on a GPU what suits the model (float32 for "
+        help="float32, float16 or bfloat16; default: float32 on a CPU, and on a GPU what suits the model (float32 for "
         "inversion and training).",
     )
     offload: Offload = option(
@@ -74,10 +74,10 @@ class CheckpointOptions(ConfigurationOptions):
     """Options that select files of a checkpoint and change what is loaded."""
 
     variant: str | None = option(
-        None, help="Files to prefer, such as fp16; default the half-precision ones if the weights are loaded as that."
+        None, help="Files to prefer, such as fp16; default: fp16 files when loading in half precision."
     )
     without: Names = option(
-        (), help="Component to leave out, such as text_encoder_3 (the T5 of SD3); repeatable, or by commas."
+        (), help="Component to leave out, such as text_encoder_3 (the T5 of SD3); repeatable, or comma-separated."
     )
     lora: Texts = option((), help="LoRA to load: REF or REF:WEIGHT, a file, folder or hub id; repeatable.")
     scheduler: str | None = option(
@@ -149,7 +149,7 @@ class PairOptions(Options):
     """Options that select the pairs of prompts."""
 
     panel: ClassVar[str] = "Pairs"
-    source: str | None = option(None, help="Prompt of the picture that is edited; text in quotes.")
+    source: str | None = option(None, help="Prompt of the image that is patched or edited; put its text in quotes.")
     target: str | None = option(None, help="Prompt whose text (or colour) is transferred.")
     pairs: Path | None = option(None, help="CSV file, UTF-8, with commas: source,target[,seed[,concept]].")
     prompt_set: str | None = option(
@@ -201,16 +201,13 @@ class GenerationOptions(Options):
     """Options of the generation."""
 
     panel: ClassVar[str] = "Generation"
-    num_steps: int | None = option(None, help="Denoising steps; default the model's own.", ge=1, le=10_000)
-    guidance: float | None = option(None, help="Guidance scale; default the model's own.")
-    negative_prompt: str | None = option(
-        None, help="What guidance leads away from, the same for every picture, patched or not; default nothing."
-    )
-    resolution: int | None = option(None, help="Side in pixels; default the model's own.", ge=8, le=65_536)
+    num_steps: int | None = option(None, help="Denoising steps; default: the model's own.", ge=1, le=10_000)
+    guidance: float | None = option(None, help="Guidance scale; default: the model's own.")
+    negative_prompt: str | None = option(None, help="Negative prompt for every image, patched or not; default: none.")
+    resolution: int | None = option(None, help="Side in pixels; default: the model's own.", ge=8, le=65_536)
     batch_size: int | None = option(
         None,
-        help="Largest number of pictures at once, halved where they do not fit; default as many as fit, by measurement "
-        "on a GPU.",
+        help="Largest number of images at once, halved if out of memory; default: as many as fit (measured on a GPU).",
         ge=1,
     )
 
@@ -236,7 +233,9 @@ class ScoreOptions(Options):
     """Options of the scoring."""
 
     panel: ClassVar[str] = "Scores"
-    metric: Names = option((), help="Further metrics, such as clip_t_template (needs CLIP); repeatable, or by commas.")
+    metric: Names = option(
+        (), help="Further metrics, such as clip_t_template (needs CLIP); repeatable, or comma-separated."
+    )
     reader: str = option(
         "rapidocr",
         help="OCR engine: rapidocr, or easyocr (the paper's, an extra), with options such as rapidocr:lang=cyrillic.",

@@ -47,10 +47,10 @@ class CaptureOptions(RunOptions, GenerationOptions, ModelOptions):
     store: str | None = option(
         None, help="Keep the activations at this URL (anything fsspec knows) instead of in the run folder."
     )
-    steps: Steps | None = option(None, help="Keep only these denoising steps, START:STOP[:STRIDE]. Default all.")
+    steps: Steps | None = option(None, help="Keep only these denoising steps, START:STOP[:STRIDE]. Default: all.")
     branch: Literal["cond", "uncond", "both"] = option("both", help="Half of classifier-free guidance to keep.")
     seed: int = option(0, help="Random seed of the noise, which is the same for every prompt.", ge=0, lt=SEEDS)
-    batch_size: int | None = option(None, help=f"Number of prompts at once, and in one file; default {BATCH}.", ge=1)
+    batch_size: int | None = option(None, help=f"Number of prompts at once, and in one file; default: {BATCH}.", ge=1)
     round_bits: int | None = option(
         None, help="Keep only this many bits of the mantissa: smaller, but no longer exact.", ge=1, le=52
     )
@@ -67,7 +67,7 @@ class CaptureOptions(RunOptions, GenerationOptions, ModelOptions):
 
 @takes(CaptureOptions)
 def capture(options: CaptureOptions, context: typer.Context) -> None:
-    """Keep activations of many prompts on disk: in bounded memory, resumable, with checksums, and ready to patch from.
+    """Store the activations of many prompts on disk (bounded memory, resumable, checksummed), ready to patch from.
 
     Size and time are printed before it starts. In Python, read it like a cache: t2iprobe.ActivationStore("runs/keys").
 

@@ -28,16 +28,17 @@ class CheckAdapterOptions(PrintOptions, ModelOptions):
         argument=True,
     )  # fmt: skip
     arch: str | None = option(
-        None, help="Architecture whose tiny random model is checked; with --model, the one that it has to be of."
+        None,
+        help="Architecture whose tiny random model is checked; with --model, the architecture the model must have.",
     )
 
 
 @takes(CheckAdapterOptions)
 def check_adapter(options: CheckAdapterOptions, context: typer.Context) -> None:
-    """Run the laws of an adapter on a model and list which hold; the exit code is 1 if one is broken.
+    """Run the adapter's conformance checks (its laws) and report which pass; the exit code is 1 if one fails.
 
-    Most useful for a pipeline class without an adapter of its own, whose sites are found by probing. The laws draw
-    about a hundred pictures of three steps at the model's own size.
+    Most useful for a pipeline class without an adapter of its own, whose sites are found by probing. The checks draw
+    about a hundred images of three steps at the model's own size.
 
     Example: t2iprobe check-adapter my_package.adapter:MyAdapter
     """

@@ -32,7 +32,7 @@ class PluginsOptions(PrintOptions):
     check: bool = option(
         False, help="Call every hook, list what each plugin provides, and end with exit code 1 if one is broken."
     )
-    names: bool = option(False, help="List the names that they register instead: architectures, methods, metrics, ….")
+    names: bool = option(False, help="List registered names instead: architectures, methods, metrics, ….")
 
 
 class NewOptions(Options):
@@ -46,7 +46,7 @@ class NewOptions(Options):
 @app.callback()
 @takes(PluginsOptions)
 def plugins(options: PluginsOptions, context: typer.Context) -> None:
-    """List the bundled and installed plugins with their hooks, and the reason why one is not used."""
+    """List the bundled and installed plugins with their hooks, and why any is disabled."""
     if context.invoked_subcommand:
         return
     provided = context.obj.provided() if options.check else None

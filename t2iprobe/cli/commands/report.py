@@ -19,13 +19,13 @@ class ReportOptions(PrintOptions):
     panel: ClassVar[str] = "Run"
     path: Path = option(help="Run folder of any command, finished or not.", argument=True)
     out: Path | None = option(
-        None, help="Write only the page, to this file; default report.html and all the rest in the run folder."
+        None, help="Write only the page, to this file; default: report.html and all the rest in the run folder."
     )
 
 
 @takes(ReportOptions)
 def report(options: ReportOptions, context: typer.Context) -> None:
-    """Make report.html, contact_sheet.png, plot.png and result.json of a run again; needs no model.
+    """Regenerate a run's report files (report.html, contact_sheet.png, plot.png, result.json); needs no model.
 
     For an unfinished run, only the page is made, with the results so far.
 

@@ -55,7 +55,7 @@ class StudyRunOptions(RunOptions, ExecutionOptions):
     """The options of ``t2iprobe study run``."""
 
     file: Path = option(help="Study file, TOML.", argument=True)
-    out: Path | None = option(None, help="Run folder; default what the file says, or runs/FILE.")
+    out: Path | None = option(None, help="Run folder; default: what the file says, or runs/FILE.")
 
 
 class ResumeOptions(ExecutionOptions):

@@ -9,6 +9,9 @@ from t2iprobe.core.command_options import Settings, option
 from t2iprobe.core.concepts import Concept, concept_named
 from t2iprobe.core.option_groups import GenerationOptions, PairOptions, ScoreOptions, StagedModelOptions
 
+#: what limits a search
+BUDGET = "Maximum denoiser evaluations, counted per image: images × steps × guidance branches."
+
 
 class StudyOptions(ScoreOptions, GenerationOptions, PairOptions, StagedModelOptions):
     """The options of every command that makes a study."""
@@ -16,10 +19,10 @@ class StudyOptions(ScoreOptions, GenerationOptions, PairOptions, StagedModelOpti
     panel: ClassVar[str] = "Search"
     held_out: int | None = option(None, help="How many of the last pairs to hold out, to confirm the layers on.", ge=0)
     set: Settings = option({}, help="Setting of the method, NAME=VALUE; repeatable.")
-    budget: int | None = option(None, help="Most denoiser rows: pictures × steps × guidance branches.", ge=1)
-    rank: str | None = option(None, help="Metric that ranks the layers; default the concept's own.")
+    budget: int | None = option(None, help=BUDGET, ge=1)
+    rank: str | None = option(None, help="Metric that ranks the layers; default: the concept's own.")
     store: str | None = option(
-        None, help="Keep scores and pictures at this URL (anything fsspec knows) instead of in the run folder."
+        None, help="Keep scores and images at this URL (anything fsspec knows) instead of in the run folder."
     )
 
     def metrics(self, concepts: Mapping[str, Concept]) -> list[str] | None:

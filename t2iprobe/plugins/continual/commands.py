@@ -57,7 +57,7 @@ def run(options: ContinualOptions, context: typer.Context) -> None:
 
       t2iprobe continual run --stream mine.toml --model stabilityai/stable-diffusion-xl-base-1.0 --dtype float32
 
-      t2iprobe continual run --stream objects --data dreambooth/dataset --model SDXL --yes
+      t2iprobe continual run --stream objects --data dreambooth --model stabilityai/stable-diffusion-xl-base-1.0 --yes
 
       t2iprobe continual run --stream embedded --method naive,gaussian+ties:density=0.3,gaussian+exact+ewc
 

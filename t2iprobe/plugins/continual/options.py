@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from t2iprobe.training.targets import Targets
 
 SCOPE = "all-attention"
+STREAMS = "; default: the stream's own, else the paper's"  # before a number
 
 
 def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
@@ -53,47 +54,51 @@ class ContinualOptions(RunOptions, GenerationOptions, LayerOptions, ModelOptions
     panel: ClassVar[str] = "Learning"
     method: Names = option(
         (),
-        help="Methods; default naive,merge-init,merge-ortho,magnitude (the paper's). `--method list` shows all. Parts "
+        help="Methods; default: naive,merge-init,merge-ortho,magnitude (the paper's). `--method list` shows all. Parts "
         "can be combined as START+MERGE or START+MERGE+PENALTY, such as row-ortho+ties:density=0.3.",
     )
-    order: Seeds = option((), help="Seeds of the orders of tasks, such as 0,5,10,42.")
-    seed: Seeds = option((), help="Seeds of the trainings, such as 0,5.")
-    reference: Names = option((), help="Reference models: base, separate, joint or none; default all three.")
+    order: Seeds = option((), help=f"Seeds for shuffling the tasks{STREAMS} 0,5,10,42 (0 for a file).")
+    seed: Seeds = option((), help=f"Training seeds{STREAMS} 0,5 (0 for a file).")
+    reference: Names = option((), help="Reference models: base, separate, joint or none; default: all three.")
     scope: str | None = option(
         None, help="all-attention, all-cross, localized or random; the last two need --layers or --from."
     )
-    rank: int | None = option(None, help="Rank of each task's adapter.", ge=1)
-    train_steps: int | None = option(None, help="Optimizer steps per task.", ge=1)
-    lr: float | None = option(None, help="Learning rate.", gt=0)
-    train_batch_size: int | None = option(None, help="Pictures per training step.", ge=1)
-    side: int | None = option(None, help="Side of the training pictures in pixels.", ge=8)
+    rank: int | None = option(None, help=f"Rank of each task's adapter{STREAMS} 64.", ge=1)
+    train_steps: int | None = option(None, help=f"Optimizer steps per task{STREAMS} 850.", ge=1)
+    lr: float | None = option(None, help=f"Learning rate{STREAMS} 1e-5.", gt=0)
+    train_batch_size: int | None = option(None, help=f"Images per training step{STREAMS} 1.", ge=1)
+    side: int | None = option(
+        None, help=f"Side of the training images in pixels{STREAMS} 1024 (for a file the model's own).", ge=8
+    )
     optimiser: Literal["adamw", "adamw8bit"] | None = option(
         None, help="adamw, or adamw8bit from bitsandbytes (the paper's)."
     )
     precision: Literal["no", "fp16", "bf16"] | None = option(None, help="Mixed precision of the training.")
     checkpointing: bool | None = option(
-        None, flag="--checkpointing/--no-checkpointing", help="Use less memory, and a third more time."
+        None, flag="--checkpointing/--no-checkpointing", help="Less memory, about a third slower."
     )
     seed_per_task: bool | None = option(
         None,
         flag="--seed-per-task/--same-seed",
         help="Draw a new start and new noise for each task, or the same for all (the paper's).",
     )
-    samples: int | None = option(None, help="Pictures per prompt.", ge=1)
+    samples: int | None = option(None, help=f"Images per prompt{STREAMS} 8.", ge=1)
     noise_seed: int | None = option(
-        None, help="Random seed of the noise that all pictures are drawn from.", ge=0, lt=SEEDS
+        None, help=f"Seed of the noise that all images are drawn from{STREAMS} 42.", ge=0, lt=SEEDS
     )
     grid: Literal["seen", "full"] | None = option(
-        None, help="seen: draw the tasks learnt so far; full: draw all tasks, which forward transfer needs."
+        None,
+        help="seen: draw the tasks learnt so far; full: draw all tasks, which forward transfer needs. Default: full "
+        "for the embedded stream, else seen.",
     )
     metric: Names = option(
-        (), help="Scores: concept (embedded stream), clip-i, dino, csd or none; default the preset's."
+        (), help="Scores: concept (embedded stream), clip-i, dino, csd or none; default: the preset's."
     )
     archive: bool = option(
         True, flag="--archive/--no-archive", help="Keep each task's adapter for `analyze`; training never reads them."
     )
     workers: int | None = option(
-        None, help="Processes, each with its own model; default one per core for a tiny model on a CPU.", ge=1
+        None, help="Processes, each with its own model; default: one per core for a tiny model on a CPU.", ge=1
     )
     plan: bool = option(False, help="Only show what the run would take: steps, pictures, hours, disk.")
     full_size: bool = option(
@@ -113,7 +118,7 @@ class EvalOptions(PrintOptions):
 
     panel: ClassVar[str] = "Scores"
     run: Path = option(help="Run folder.", argument=True)
-    metric: Names = option(("concept",), help="Scores: concept, clip-i, dino or csd.", shown="concept")
+    metric: Names = option(("concept",), help="Scores: concept, clip-i, dino or csd.")
     clip_i: str | None = option(None, help="Hub id or folder of the CLIP model for clip-i.")
     dino: str | None = option(None, help="Hub id or folder of the DINO model for dino.")
     csd: str | None = option(None, help="Hub id, folder or file of the CSD weights for csd.")

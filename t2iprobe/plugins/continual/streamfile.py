@@ -33,7 +33,7 @@ class TaskPart(Options):
 class StreamFile(Options):
     """A stream file."""
 
-    name: str | None = option(None, help="Name of the stream; default the file's name.")
+    name: str | None = option(None, help="Name of the stream; default: the file's name.")
     prompts: list[str] = option([], help="Prompts for every task after training, with {X} in place of its token.")
     generic: list[str] = option([], help="Prompts that mention none of the concepts.")
     allow_overlap: bool = option(False, help="Whether a picture may be both trained on and a reference.")

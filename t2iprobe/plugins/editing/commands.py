@@ -38,7 +38,7 @@ app = typer.Typer()
 @app.command("edit")
 @takes(EditOptions)
 def edit(options: EditOptions, context: typer.Context) -> None:
-    """Put another text into a picture and leave the rest: only the layers that write text get the new prompt.
+    """Replace the text in an image, leaving the rest unchanged: only the layers that write text get the new prompt.
 
     Every method is measured against prompt-swap (the new prompt for the whole model): what OCR reads, and what changed
     outside the text. The run folder has the pictures, a contact sheet, a report and every score. To resume an
@@ -46,13 +46,11 @@ def edit(options: EditOptions, context: typer.Context) -> None:
 
     Examples:
 
-      t2iprobe edit --model tiny-sd3 --source 'a red framed sign that says "OPEN"' --target 'a red framed sign that
-      says "SHUT"' --layers 6
+      t2iprobe edit --arch sd3 --layers 6 --source 'a sign that says "OPEN"' --target 'a sign that says "SHUT"'
 
       t2iprobe edit --arch sd3 --from runs/localize-tiny-sd3-text-adaptive --limit 32 --method all
 
-      t2iprobe edit --arch sd3 --layers 6 --image photo.png --source 'a red framed sign that says "OPEN"' --target 'a
-      red framed sign that says "SHUT"'
+      t2iprobe edit --arch sd3 --layers 6 --image photo.png --source 'a sign: "OPEN"' --target 'a sign: "SHUT"'
 
       t2iprobe edit --arch sdxl --preset iclr2025 --pairs pairs.csv --method localized --method prompt-to-prompt
 

@@ -42,10 +42,10 @@ class EditOptions(
     preset: str | None = option(None, help="A paper's settings: iclr2025, which needs --arch (sdxl, sd3 or if).")
     target: str | None = option(None, help="Prompt with the new text.")
     limit: int | None = option(
-        None, help=f"Number of pairs to edit; default {PAIRS} of a prompt set, or all of a file.", ge=1
+        None, help=f"Number of pairs to edit; default: {PAIRS} of a prompt set, or all of a file.", ge=1
     )
     image: Path | None = option(
-        None, help="Edit this real picture, RGB and of the size that the model draws; --source describes it."
+        None, help="Edit this real image, RGB and of the size that the model draws; --source describes it."
     )
     inverter: str = option(
         "fixed-point",
@@ -62,14 +62,14 @@ class EditOptions(
     )
     method: Names = option(
         (),
-        help="Editing method, default localized; repeatable, or separated by commas. `list` lists them, `all` is every "
+        help="Editing method; default: localized; repeatable, or comma-separated. `list` lists them, `all` is every "
         "one. prompt-swap, the clean target, is always measured.",
     )
     set: Settings = option({}, help="Setting of a method, NAME=VALUE or METHOD.NAME=VALUE; repeatable.")
     edit_lora: Path | None = option(None, help=f"LoRA for the method {LORA}: a folder or file.")
     text_box: str = option(
         "ocr",
-        help="What counts as text where pictures are compared outside it: ocr, the boxes that the OCR engine finds in "
+        help="What counts as text where images are compared outside it: ocr, the boxes that the OCR engine finds in "
         "source and clean target; or difference, one box around all pixels in which these differ.",
     )
 

@@ -45,25 +45,24 @@ class FinetuneOptions(RunOptions, GenerationOptions, LayerOptions, StagedModelOp
         ("localized",),
         help="Which attention to train: localized, all-cross, all-attention or random; several, separated by commas, "
         "are compared.",
-        shown="localized",
     )
     projections: Literal["text", "image", "both"] = option(
         "both", help="Which projections to train: text (keys and values), image (queries, output, …) or both."
     )
     rank: int = option(4, help="Rank of the LoRA.", ge=1)
-    alpha: float | None = option(None, help="Alpha of the LoRA, that is, scale times rank; default the rank.")
+    alpha: float | None = option(None, help="Alpha of the LoRA, that is, scale times rank; default: the rank.")
     init: str | None = option(None, help="Saved LoRA of the same modules to continue training.")
     dropout: float = option(0.0, help="Dropout of the LoRA's input.", ge=0, le=1)
     lr: float = option(1e-4, help="Learning rate.", gt=0)
     train_steps: int = option(400, help="Optimizer steps.", ge=1)
     train_batch_size: int = option(16, help="Pictures per step, over all GPUs.", ge=1)
     rows_at_once: int | None = option(
-        None, help="Pictures per pass on one GPU; the result does not depend on it. Default all of a step's.", ge=1
+        None, help="Pictures per pass on one GPU; the result does not depend on it. Default: all of a step's.", ge=1
     )
     schedule: Literal["constant", "linear", "cosine"] = option("constant", help="Schedule of the learning rate.")
     warmup: int = option(0, help="Steps in which the learning rate rises.", ge=0)
     optimiser: Literal["adamw", "adamw8bit"] = option("adamw", help="Optimizer: adamw, or adamw8bit of bitsandbytes.")
-    resolution: int | None = option(None, help="Side of the training pictures; default the model's own.", ge=8)
+    resolution: int | None = option(None, help="Side of the training pictures; default: the model's own.", ge=8)
     crop: Literal["center", "random"] = option("center", help="How pictures that are not square are cropped.")
     flip: bool = option(False, help="Mirror half of the pictures; do not use this for pictures with text.")
     drop: float = option(0.0, help="Share of captions left out.", ge=0, le=1)
@@ -71,14 +70,14 @@ class FinetuneOptions(RunOptions, GenerationOptions, LayerOptions, StagedModelOp
     checkpointing: bool = option(
         False,
         flag="--checkpointing/--no-checkpointing",
-        help="Gradient checkpointing: less memory, about a third more time.",
+        help="Gradient checkpointing: less memory, about a third slower.",
     )
     prompts: str | None = option(
-        None, help=f"Prompts to learn: a prompt set, or a file, {LISTED}; default from the data."
+        None, help=f"Prompts to learn: a prompt set, or a file, {LISTED}; default: from the data."
     )
     preserve: str | None = option(
         None,
-        help="Prompts whose pictures should not change: a prompt set or a file; default the model's own prompt set.",
+        help="Prompts whose pictures should not change: a prompt set or a file; default: the model's own prompt set.",
     )
     limit: int = option(16, help="Number of prompts of each kind to validate on.", ge=1)
     validate_every: int = option(0, help="Steps between validations; 0 validates before and after the training.", ge=0)

@@ -19,12 +19,12 @@ Keep = Literal["trajectory", "ends"]
 Prediction = Literal["epsilon", "v_prediction", "flow"]
 KEEP = "trajectory: every state and prediction; ends: only noise, picture and latent."
 METHOD = (
-    "NAME or NAME:key=value,…, such as forward:steps=2; repeatable, or separated by commas. Default ddim, or euler for "
+    "NAME or NAME:key=value,…, such as forward:steps=2; repeatable, or comma-separated. Default: ddim, or euler for "
     "flow models. `t2iprobe invert list` shows all methods."
 )
 READER = "OCR engine: rapidocr, or easyocr (the paper's, an extra), with options such as rapidocr:lang=cyrillic."
-PROMPT_SET = "Prompt set whose source prompts are used; default the one the model was made for."
-BATCH = "Largest number of pictures at once; default 8 large ones to 64 small ones, fewer where they do not fit."
+PROMPT_SET = "Prompt set whose source prompts are used; default: the one the model was made for."
+BATCH = "Largest number of pictures at once; default: 8 large ones to 64 small ones, fewer where they do not fit."
 SEED = "Random seed of the noise and of everything else that is drawn."
 
 
@@ -40,9 +40,9 @@ class RowOptions(Options):
     panel: ClassVar[str] = "Pictures"
     prompts: Path | None = option(None, help=f"File of prompts, {LISTED}.")
     prompt_set: str | None = option(None, help=PROMPT_SET)
-    limit: int | None = option(None, help=f"Number of pictures; default {ROWS}.", ge=1)
+    limit: int | None = option(None, help=f"Number of pictures; default: {ROWS}.", ge=1)
     distinct: int | None = option(
-        None, help="Largest number of different prompts; pictures take turns in them, each with its own noise.", ge=1
+        None, help="Number of different prompts; prompts are cycled, each with fresh noise.", ge=1
     )
     seed: int = option(0, help=SEED, ge=0, lt=SEEDS)
     batch_size: int | None = option(None, help=BATCH, ge=1)
@@ -52,8 +52,8 @@ class SizeOptions(Options):
     """Options for how large pictures and runs are."""
 
     panel: ClassVar[str] = "Pictures"
-    resolution: int | None = option(None, help="Side of the picture in pixels; default the model's own.", ge=8)
-    max_bytes: Size = option("20GB", help="Ask for --yes before a run that stores more, such as 500MB or 2TiB.")
+    resolution: int | None = option(None, help="Side of the picture in pixels; default: the model's own.", ge=8)
+    max_bytes: Size = option("20GB", help="Require --yes above this size, such as 500MB or 2TiB.")
 
     @property
     def generation(self) -> dict[str, Any]:
@@ -75,7 +75,7 @@ class InvertOptions(PlanOptions, SizeOptions, RowOptions, ModelOptions):
         only_with="images",
     )
     method: Names = option((), help=METHOD)
-    num_steps: int | None = option(None, help=f"Steps of sampling and inversion; default {STEPS}.", ge=1)
+    num_steps: int | None = option(None, help=f"Steps of sampling and inversion; default: {STEPS}.", ge=1)
     guidance: float = option(1.0, help="Guidance scale of sampling and reconstruction; 1 is off, as in the paper.")
     inversion_guidance: float = option(1.0, help="Guidance scale of inversion.")
     sampler: Literal["plain", "own"] = option(
@@ -84,7 +84,7 @@ class InvertOptions(PlanOptions, SizeOptions, RowOptions, ModelOptions):
     reencode: bool = option(
         False, help="Invert the picture after decoding and encoding it again, as one from a file would be."
     )
-    metric: Names = option(("psnr", "ssim"), help="Metrics that compare two pictures.", shown="psnr,ssim")
+    metric: Names = option(("psnr", "ssim"), help="Metrics that compare two images.")
     keep: Keep = option("trajectory", help=f"What is stored. {KEEP}")
     plan: bool = option(False, help="Only print what the run would take; with --preset alone this needs no weights.")
 
@@ -126,7 +126,7 @@ class InvertAnalyzeOptions(PrintOptions):
     limit: int | None = option(None, help="Analyze only this many pictures, from the first.", ge=3)
     patch: int | None = option(
         None,
-        help="Side of the patches within which pixels are correlated; default the largest up to 8 that tiles images.",
+        help="Side of the patches within which pixels are correlated; default: the largest up to 8 that tiles images.",
         ge=1,
     )
     plain_threshold: float = option(
@@ -140,7 +140,7 @@ class InvertAnalyzeOptions(PrintOptions):
     )
     groups: int | None = option(
         None,
-        help="Assign noise to images within this many disjoint groups; default 8 if there are 512 pictures or more.",
+        help="Assign noise to images within this many disjoint groups; default: 8 if there are 512 pictures or more.",
         ge=1,
     )
     seed: int = option(0, help="Random seed of everything that is drawn.", ge=0, lt=SEEDS)
@@ -159,8 +159,8 @@ class FollowOptions(DeviceOptions):
     panel: ClassVar[str] = "Run to start from"
     run: Path = option(help="Run folder of `t2iprobe invert run`.", argument=True)
     model: str | None = option(None, help="The run's model, if it is not where it was when the run was made.")
-    method: Names = option((), help="Methods of the run whose latents are used; default all.")
-    guidance: float | None = option(None, help="Guidance scale of sampling; default the run's.")
+    method: Names = option((), help="Methods of the run whose latents are used; default: all.")
+    guidance: float | None = option(None, help="Guidance scale of sampling; default: the run's.")
     read: bool = option(False, help="Read the text in the pictures and score it; needs a prompt set with words.")
     reader: str = option("rapidocr", help=READER)
     prompt_set: str | None = option(None, help=PROMPT_SET)
@@ -176,7 +176,7 @@ class InterpolateOptions(PrintOptions, FollowOptions):
     way: Literal["slerp", "lerp", "lerp-norm"] = option(
         "slerp", help="Interpolation of whole latents: slerp, lerp, or lerp-norm, which keeps the length."
     )
-    metric: Names = option(("ssim",), help="Metrics that compare two pictures: psnr, ssim, lpips, …", shown="ssim")
+    metric: Names = option(("ssim",), help="Metrics that compare two pictures: psnr, ssim, lpips, …")
     aggregate: Names = option((), help="Metrics that compare sets of pictures: fid, kid, … (an extra).")
 
 
@@ -198,7 +198,6 @@ class InvertEditOptions(PrintOptions, FollowOptions):
     metric: Names = option(
         ("ssim", "psnr"),
         help="Metrics that compare two pictures (psnr, ssim, lpips, …), or a picture with its new prompt (clip_t).",
-        shown="ssim,psnr",
     )
     seed: int = option(0, help=SEED, ge=0, lt=SEEDS)
 
@@ -211,7 +210,7 @@ class AblateOptions(PlanOptions, SizeOptions, RowOptions, ModelOptions):
     k: Integers = option(
         (), help="Numbers of first inversion steps that forward diffusion replaces, such as 0,1,2,3,5."
     )
-    num_steps: Integers = option((STEPS,), help="Numbers of steps, such as 10,50.", shown=str(STEPS))
+    num_steps: Integers = option((STEPS,), help="Numbers of steps, such as 10,50.")
     guidance: Floats = option((1.0,), help="Guidance scales of sampling and inversion, such as 1,3.", shown="1")
     equal_calls: int | None = option(
         None, help="In place of --num-steps: each method takes as many steps as this many model calls allow.", ge=1
@@ -233,7 +232,7 @@ class InvertTrainingOptions(PlanOptions, RowOptions, DeviceOptions):
         help="Folder with one pipeline per checkpoint, named by its step (`organisms train --checkpoints`); repeat it "
         "for further trainings (seeds), which are pooled."
     )
-    method: str | None = option(None, help="Inversion method; default ddim, or euler for flow models.")
+    method: str | None = option(None, help="Inversion method; default: ddim, or euler for flow models.")
     limit: int = option(128, help="Number of noises, the same for every checkpoint.", ge=4)
     num_steps: int = option(20, help="Steps of sampling and inversion.", ge=1)
     groups: int | None = option(None, help="Assign noise to images within this many disjoint groups.", ge=1)

@@ -32,16 +32,17 @@ class SearchOptions(StudyOptions):
     pairs_by_default: ClassVar[int] = 12
     pairs_of_a_file: ClassVar[int | None] = 12  #: default number; ``None`` takes all
 
-    layers: Numbers | None = option(None, help="Text-attention layers, such as 0-23 or 3,5; default all.")
+    layers: Numbers | None = option(None, help="Text-attention layers, such as 0-23 or 3,5; default: all.")
     sites: str | None = option(
         None, help="Patch single sites instead of layers: each that matches this pattern, such as 'blocks.*.*_attn.v'."
     )
     steps: Steps | None = option(
-        None, help="Patch only these denoising steps, START:STOP; 0 is pure noise. Default all."
+        None, help="Patch only these denoising steps, START:STOP; 0 is pure noise. Default: all."
     )
     heads: Numbers | None = option(None, help="Patch only these attention heads, such as 0-3.")
     branch: str | None = option(
-        None, help="Half of classifier-free guidance to patch: cond, uncond or both (as the paper did), the default."
+        None,
+        help="Guidance branch to patch: cond, uncond, or both (all that there are); default: both, as in the paper.",
     )
     preset: str | None = option(None, help="Settings of a paper: iclr2025, which needs --arch and --glyphcontrol.")
     glyphcontrol: Path | None = option(None, help="Folder of GlyphControl's prompt files.")
@@ -84,7 +85,7 @@ class PatchOptions(RunOptions, TrackOptions, SearchOptions):
 
     limit: int | None = option(
         None,
-        help=f"Number of pairs, with the held-out ones; default {pairs_by_default} of a prompt set, all of a file.",
+        help=f"Number of pairs, with the held-out ones; default: {pairs_by_default} of a prompt set, all of a file.",
         ge=1,
     )
     held_out: int = option(0, help="How many of the last pairs to hold out, to test the found layers on.", ge=0)
@@ -96,11 +97,11 @@ class LocalizeOptions(RunOptions, TrackOptions, SearchOptions):
     panel: ClassVar[str] = "Search"
     method: str = option("adaptive", help="Localization method; `t2iprobe localize --method list` shows all.")
     limit: int | None = option(
-        None, help=f"Number of pairs, with the held-out ones; default {SearchOptions.pairs_by_default}.", ge=1
+        None, help=f"Number of pairs, with the held-out ones; default: {SearchOptions.pairs_by_default}.", ge=1
     )
     held_out: int | None = option(
         None,
-        help=f"How many of the last pairs to hold out for the confirmation; default a third, at most {HELD_OUT}.",
+        help=f"How many of the last pairs to hold out for the confirmation; default: a third, at most {HELD_OUT}.",
         ge=0,
     )
 

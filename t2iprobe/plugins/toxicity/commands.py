@@ -145,7 +145,7 @@ def _print_scores(scores: DetectorScores, format: Format) -> None:
 @app.command()
 @takes(GuardBenchOptions)
 def bench(options: GuardBenchOptions, context: typer.Context) -> None:
-    """Compare the guard with a negative prompt, the rewrite as prompt, and Safe Latent Diffusion, on toxic words.
+    """Compare the guard with a negative prompt, prompt replacement, and Safe Latent Diffusion, on toxic words.
 
     To resume an interrupted run, give the same command again.
 

@@ -92,7 +92,7 @@ class GuardRunOptions(RunOptions, GenerationOptions, PolicyOptions, LayerOptions
     )
     start_step: int = START
     seed: int = option(0, help="Random seed of the first picture's noise; counts up from it.", ge=0, lt=SEEDS)
-    audit: Path | None = option(None, help="Audit log; default audit.jsonl in the run folder.")
+    audit: Path | None = option(None, help="Audit log; default: audit.jsonl in the run folder.")
     audit_text: bool = option(False, help="Log the text of the prompts, too.")
 
     @cached_property
@@ -130,13 +130,15 @@ class GuardBenchOptions(RunOptions, GenerationOptions, LayerOptions, StagedModel
     panel: ClassVar[str] = "Benchmark"
     words: Path | None = option(
         None,
-        help="Toxic words, one per line; default the built-in list, or harmless stand-ins for an embedded model.",
+        help="Toxic words, one per line; default: the built-in list, or harmless stand-ins for an embedded model.",
     )
-    template: str | None = option(None, help="Prompt with {word} in it; default prompts of the model's prompt set.")
+    template: str | None = option(None, help="Prompt with {word} in it; default: prompts of the model's prompt set.")
     method: Names = option(
-        (), help="Method to compare; repeatable, or separated by commas; default the usual ones. `list` lists all."
+        (),
+        help="Method to compare; repeatable, or comma-separated; `list` lists all. Default: localized (with "
+        "localized-stream where it is cheaper), negative-prompt, prompt-swap, sld-medium and sld-strong.",
     )
-    limit: int | None = option(None, help="Number of words; default all.", ge=1)
+    limit: int | None = option(None, help="Number of words; default: all.", ge=1)
     seeds: int = option(1, help="Pictures per word.", ge=1)
     seed: int = option(0, help="Random seed of the noise.", ge=0, lt=SEEDS)
     rewriter: str = MAPPED
@@ -144,7 +146,9 @@ class GuardBenchOptions(RunOptions, GenerationOptions, LayerOptions, StagedModel
     sld_concept: str | None = option(
         None, help="Safe Latent Diffusion's concept, with {word} in it; i2p is the published one."
     )
-    judge: Names = option((), help="Detector that judges the text read in pictures; repeatable; default the word list.")
+    judge: Names = option(
+        (), help="Detector that judges the text read in pictures; repeatable; default: the word list."
+    )
     reader: str = option("rapidocr", help="OCR engine: rapidocr, or easyocr (the paper's, an extra).")
     preset: str | None = option(None, help="A paper's settings: iclr2025, which needs --arch and --words.")
     start_step: int = START
