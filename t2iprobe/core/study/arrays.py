@@ -253,8 +253,14 @@ def read_scores(array: Array, trials: int, pairs: int) -> Any:
     Raises:
         DamagedError: a chunk is not what was written, or the array is not one of scores of so many pairs.
     """
-    if array.dtype != np.float32 or array.shape[1:] != (pairs,) or array.chunks != (ROWS, COLUMNS):
+    if array.dtype != np.float32 or array.shape[1:] != (pairs,):
         raise claims.refused(array, f"it should have the scores of {pairs:,} pairs")
+    if array.chunks != (ROWS, COLUMNS):
+        found = " × ".join(map(str, array.chunks))
+        raise DamagedError(
+            f"{keys.name_of(array.store)}/{array.path} has chunks of {found} scores, and this version of t2iprobe "
+            f"{ROWS} × {COLUMNS}: read it with the version that its manifest names, or run it again"
+        )
     return read(array, slice(0, trials))
 
 
