@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import diffusers
 import torch
+from diffusers import ModelMixin  # diffusers loads a component by the base class that it finds in its module
 from diffusers.pipelines.cosmos.pipeline_cosmos2_text2image import DEFAULT_NEGATIVE_PROMPT
 from torch import Tensor, nn
 
@@ -98,7 +99,7 @@ class Cosmos2(ProbedAdapter):
         return super().starting(pipeline, latents * ((first + 1) / first))
 
 
-class Unchecked(diffusers.ModelMixin, diffusers.ConfigMixin):  # type: ignore[misc]
+class Unchecked(ModelMixin, diffusers.ConfigMixin):  # type: ignore[misc]
     """A safety checker that lets everything through: the pipeline insists on one."""
 
     def __init__(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import WordPiece
+from transformers import ProcessorMixin  # diffusers loads a component by the base class that it finds in its module
 from transformers.models.t5gemma.modeling_t5gemma import T5GemmaEncoder
 
 from t2iprobe.architectures.tiny_parts import SPECIAL, VOCABULARY, enliven
@@ -40,7 +41,7 @@ def chat_tokenizer(*, length: int = 4096, side: str = "right") -> transformers.P
     return tokenizer
 
 
-class TextProcessor(transformers.ProcessorMixin):  # type: ignore[misc]
+class TextProcessor(ProcessorMixin):  # type: ignore[misc]
     """A processor for text alone: that of a vision-language model also needs torchvision."""
 
     def __init__(self, tokenizer: Any = None, chat_template: str | None = None) -> None:
