@@ -11,6 +11,7 @@ import transformers
 from diffusers.pipelines.kolors.pipeline_kolors import KolorsPipeline  # diffusers exports it only with sentencepiece
 from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig, ChatGLMModel, RMSNorm
 from torch import nn
+from transformers import PreTrainedTokenizerFast  # diffusers looks for a component's base class in its module
 
 from t2iprobe.architectures import tiny_parts as parts
 from t2iprobe.architectures.unet import SizedUNet
@@ -97,7 +98,7 @@ SPECIALS: dict[str, Any] = {
 }
 
 
-class TinyTokenizer(transformers.PreTrainedTokenizerFast):  # type: ignore[misc]
+class TinyTokenizer(PreTrainedTokenizerFast):  # type: ignore[misc]
     """Pads on the left and counts positions from the first token of the prompt, as ChatGLM's tokenizer does."""
 
     def __call__(self, *args: Any, **settings: Any) -> transformers.BatchEncoding:
