@@ -101,8 +101,8 @@ def test_the_answer_says_which_and_why(method: str) -> None:
     runner.pairs = [*pairs()[:1], *runner.pairs[1:]]
     aside = replace(runner, search=runner.search[1:], set_aside=[0])
     said = PLUGINS.localizer(method).find(aside).sentence
-    assert said.endswith("1 pair set aside: perfect pictures of both texts have the same f1 (TEAM → MEAT).")
-    assert "set aside" not in PLUGINS.localizer(method).find(runner).sentence
+    assert said.endswith("1 pair excluded: perfect images of both texts have the same f1 (TEAM → MEAT).")
+    assert "excluded" not in PLUGINS.localizer(method).find(runner).sentence
 
 
 class Asking(Localizer):

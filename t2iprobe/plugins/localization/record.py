@@ -255,7 +255,7 @@ def set_aside(runner: TrialRunner) -> str:
         return ""
     first, score = runner.pairs[runner.set_aside[0]], runner.evaluator.names[0].removesuffix("_target")
     return (
-        f"{counted(len(runner.set_aside), 'pair')} set aside: perfect pictures of both texts have the same {score} "
+        f"{counted(len(runner.set_aside), 'pair')} excluded: perfect images of both texts have the same {score} "
         f"({first.source_word} → {first.target_word})."
     )
 
