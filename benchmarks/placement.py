@@ -64,7 +64,7 @@ def cell(demand: Demand, gigabytes: int, quantized: bool) -> str:
 def table() -> str:
     """The table in Markdown."""
     cards = " | ".join(f"{card} GB" for card in CARDS)
-    lines = [f"| model | precision | weights, GB | a picture, GB | {cards} |", "|---" * (4 + len(CARDS)) + "|"]
+    lines = [f"| model | precision | weights, GB | an image, GB | {cards} |", "|---" * (4 + len(CARDS)) + "|"]
     for name, half, needs in rows():
         chosen = " | ".join(cell(needs, card, "quantize" in name) for card in CARDS)
         lines.append(f"| {name} | {half} | {needs.weights / 1e9:.1f} | {needs.activations / 1e9:.1f} | {chosen} |")

@@ -13,7 +13,7 @@ from t2iprobe.registry.manager import Plugins
 HELP = (
     "Find, read and edit what a text-to-image diffusion model computes.\n\n"
     "Start with [bold]t2iprobe patch --arch sd3[/]: it swaps the text keys and values of one attention layer at a time "
-    "and shows which layer writes the text in the picture. It runs offline on an embedded model; name a real one with "
+    "and shows which layer writes the text in the image. It runs offline on a bundled tiny model; name a real one with "
     "--model."
 )
 

@@ -34,7 +34,7 @@ RUNS = Path("runs")
 class ExecutionOptions(ConfirmOptions, TrackOptions):
     """Options that say where a study is measured and shown."""
 
-    executor: str = option("local", help="Where pictures are made and scored: local, or ray (an extra, t2iprobe[ray]).")
+    executor: str = option("local", help="Where images are made and scored: local, or ray (an extra, t2iprobe[ray]).")
     ray_address: str | None = option(
         None,
         help="Address of a Ray cluster, such as ray://head:10001 or auto; default: one on this machine.",

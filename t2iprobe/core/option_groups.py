@@ -27,7 +27,7 @@ class WeightOptions(Options):
     panel: ClassVar[str] = "Model"
     arch: str | None = option(
         None,
-        help="Architecture (`t2iprobe plugins --names` lists them); loads its embedded model unless --model is given.",
+        help="Architecture (`t2iprobe plugins --names` lists them); loads its bundled tiny model without --model.",
     )
     model: str | None = option(
         None,
@@ -154,7 +154,7 @@ class PairOptions(Options):
     pairs: Path | None = option(None, help="CSV file, UTF-8, with commas: source,target[,seed[,concept]].")
     prompt_set: str | None = option(
         None,
-        help="signs (the embedded models' words), simple, creative, glyphcontrol:FOLDER or csv:FILE, with options "
+        help="signs (the bundled tiny models' words), simple, creative, glyphcontrol:FOLDER or csv:FILE, with options "
         "such as simple:words=2.",
     )
     concept: str = option("text", help="What the prompts differ in: text, colour, style or object.")

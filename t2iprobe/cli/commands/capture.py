@@ -48,7 +48,7 @@ class CaptureOptions(RunOptions, GenerationOptions, ModelOptions):
         None, help="Keep the activations at this URL (anything fsspec knows) instead of in the run folder."
     )
     steps: Steps | None = option(None, help="Keep only these denoising steps, START:STOP[:STRIDE]. Default: all.")
-    branch: Literal["cond", "uncond", "both"] = option("both", help="Half of classifier-free guidance to keep.")
+    branch: Literal["cond", "uncond", "both"] = option("both", help="Guidance branch to keep: cond, uncond or both.")
     seed: int = option(0, help="Random seed of the noise, which is the same for every prompt.", ge=0, lt=SEEDS)
     batch_size: int | None = option(None, help=f"Number of prompts at once, and in one file; default: {BATCH}.", ge=1)
     round_bits: int | None = option(

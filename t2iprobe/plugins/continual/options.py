@@ -100,7 +100,7 @@ class ContinualOptions(RunOptions, GenerationOptions, LayerOptions, ModelOptions
     workers: int | None = option(
         None, help="Processes, each with its own model; default: one per core for a tiny model on a CPU.", ge=1
     )
-    plan: bool = option(False, help="Only show what the run would take: steps, pictures, hours, disk.")
+    plan: bool = option(False, help="Only show what the run would take: steps, images, hours, disk.")
     full_size: bool = option(
         False,
         help="With --plan: for the published model of --arch, without its weights and without data.",

@@ -39,7 +39,7 @@ class FinetuneOptions(RunOptions, GenerationOptions, LayerOptions, StagedModelOp
 
     panel: ClassVar[str] = "Training"
     data: str | None = option(
-        None, help="Folder with pictures and metadata.jsonl, or a prompt set that draws its own pictures: digits."
+        None, help="Folder with images and metadata.jsonl, or a prompt set that draws its own images: digits."
     )
     scope: Names = option(
         ("localized",),
@@ -55,16 +55,16 @@ class FinetuneOptions(RunOptions, GenerationOptions, LayerOptions, StagedModelOp
     dropout: float = option(0.0, help="Dropout of the LoRA's input.", ge=0, le=1)
     lr: float = option(1e-4, help="Learning rate.", gt=0)
     train_steps: int = option(400, help="Optimizer steps.", ge=1)
-    train_batch_size: int = option(16, help="Pictures per step, over all GPUs.", ge=1)
+    train_batch_size: int = option(16, help="Images per step, over all GPUs.", ge=1)
     rows_at_once: int | None = option(
-        None, help="Pictures per pass on one GPU; the result does not depend on it. Default: all of a step's.", ge=1
+        None, help="Images per pass on one GPU; the result does not depend on it. Default: all of a step's.", ge=1
     )
     schedule: Literal["constant", "linear", "cosine"] = option("constant", help="Schedule of the learning rate.")
     warmup: int = option(0, help="Steps in which the learning rate rises.", ge=0)
     optimiser: Literal["adamw", "adamw8bit"] = option("adamw", help="Optimizer: adamw, or adamw8bit of bitsandbytes.")
-    resolution: int | None = option(None, help="Side of the training pictures; default: the model's own.", ge=8)
-    crop: Literal["center", "random"] = option("center", help="How pictures that are not square are cropped.")
-    flip: bool = option(False, help="Mirror half of the pictures; do not use this for pictures with text.")
+    resolution: int | None = option(None, help="Side of the training images; default: the model's own.", ge=8)
+    crop: Literal["center", "random"] = option("center", help="How images that are not square are cropped.")
+    flip: bool = option(False, help="Mirror half of the images; do not use this for images with text.")
     drop: float = option(0.0, help="Share of captions left out.", ge=0, le=1)
     precision: Literal["no", "fp16", "bf16"] = option("no", help="Mixed precision.")
     checkpointing: bool = option(
@@ -77,7 +77,7 @@ class FinetuneOptions(RunOptions, GenerationOptions, LayerOptions, StagedModelOp
     )
     preserve: str | None = option(
         None,
-        help="Prompts whose pictures should not change: a prompt set or a file; default: the model's own prompt set.",
+        help="Prompts whose images should not change: a prompt set or a file; default: the model's own prompt set.",
     )
     limit: int = option(16, help="Number of prompts of each kind to validate on.", ge=1)
     validate_every: int = option(0, help="Steps between validations; 0 validates before and after the training.", ge=0)

@@ -17,30 +17,30 @@ ROWS, STEPS = 256, 50  # default numbers of pictures and steps
 
 Keep = Literal["trajectory", "ends"]
 Prediction = Literal["epsilon", "v_prediction", "flow"]
-KEEP = "trajectory: every state and prediction; ends: only noise, picture and latent."
+KEEP = "trajectory: every state and prediction; ends: only noise, image and latent."
 METHOD = (
     "NAME or NAME:key=value,…, such as forward:steps=2; repeatable, or comma-separated. Default: ddim, or euler for "
     "flow models. `t2iprobe invert list` shows all methods."
 )
 READER = "OCR engine: rapidocr, or easyocr (the paper's, an extra), with options such as rapidocr:lang=cyrillic."
 PROMPT_SET = "Prompt set whose source prompts are used; default: the one the model was made for."
-BATCH = "Largest number of pictures at once; default: 8 large ones to 64 small ones, fewer where they do not fit."
+BATCH = "Largest number of images at once; default: 8 large ones to 64 small ones, fewer where they do not fit."
 SEED = "Random seed of the noise and of everything else that is drawn."
 
 
 class PlanOptions(OutOptions):
     """Options of a run that can also just be planned."""
 
-    plan: bool = option(False, help="Only print what the run would take: pictures, denoiser calls, time and disk.")
+    plan: bool = option(False, help="Only print what the run would take: images, denoiser calls, time and disk.")
 
 
 class RowOptions(Options):
     """Options for which pictures are made, and from which prompts."""
 
-    panel: ClassVar[str] = "Pictures"
+    panel: ClassVar[str] = "Images"
     prompts: Path | None = option(None, help=f"File of prompts, {LISTED}.")
     prompt_set: str | None = option(None, help=PROMPT_SET)
-    limit: int | None = option(None, help=f"Number of pictures; default: {ROWS}.", ge=1)
+    limit: int | None = option(None, help=f"Number of images; default: {ROWS}.", ge=1)
     distinct: int | None = option(
         None, help="Number of different prompts; prompts are cycled, each with fresh noise.", ge=1
     )
@@ -51,8 +51,8 @@ class RowOptions(Options):
 class SizeOptions(Options):
     """Options for how large pictures and runs are."""
 
-    panel: ClassVar[str] = "Pictures"
-    resolution: int | None = option(None, help="Side of the picture in pixels; default: the model's own.", ge=8)
+    panel: ClassVar[str] = "Images"
+    resolution: int | None = option(None, help="Side of the image in pixels; default: the model's own.", ge=8)
     max_bytes: Size = option("20GB", help="Require --yes above this size, such as 500MB or 2TiB.")
 
     @property
@@ -68,10 +68,10 @@ class InvertOptions(PlanOptions, SizeOptions, RowOptions, ModelOptions):
     preset: str | None = option(
         None, help="The paper's protocol for a model: sdxl, if, dit, ldm, …; `--preset list` shows them."
     )
-    images: Path | None = option(None, help="Invert the pictures in this folder, and sample none.")
+    images: Path | None = option(None, help="Invert the images in this folder, and sample none.")
     fit: bool = option(
         False,
-        help="Scale and crop the pictures of --images to the model's size, and convert to RGB.",
+        help="Scale and crop the images of --images to the model's size, and convert to RGB.",
         only_with="images",
     )
     method: Names = option((), help=METHOD)
@@ -79,10 +79,10 @@ class InvertOptions(PlanOptions, SizeOptions, RowOptions, ModelOptions):
     guidance: float = option(1.0, help="Guidance scale of sampling and reconstruction; 1 is off, as in the paper.")
     inversion_guidance: float = option(1.0, help="Guidance scale of inversion.")
     sampler: Literal["plain", "own"] = option(
-        "plain", help="What samples the pictures: plain, DDIM or Euler; own, the method's own sampler."
+        "plain", help="What samples the images: plain, DDIM or Euler; own, the method's own sampler."
     )
     reencode: bool = option(
-        False, help="Invert the picture after decoding and encoding it again, as one from a file would be."
+        False, help="Invert the image after decoding and encoding it again, as one from a file would be."
     )
     metric: Names = option(("psnr", "ssim"), help="Metrics that compare two images.")
     keep: Keep = option("trajectory", help=f"What is stored. {KEEP}")
@@ -123,7 +123,7 @@ class InvertAnalyzeOptions(PrintOptions):
 
     panel: ClassVar[str] = "Analysis"
     run: Path = option(help="Run folder of `t2iprobe invert run`.", argument=True)
-    limit: int | None = option(None, help="Analyze only this many pictures, from the first.", ge=3)
+    limit: int | None = option(None, help="Analyze only this many images, from the first.", ge=3)
     patch: int | None = option(
         None,
         help="Side of the patches within which pixels are correlated; default: the largest up to 8 that tiles images.",
@@ -136,11 +136,11 @@ class InvertAnalyzeOptions(PrintOptions):
         "pixels", help="Look for plain areas in the pixels, or in the states that the model denoises."
     )
     plain_range: Literal["unit", "signed"] = option(
-        "unit", help="Range of pictures that the threshold refers to: 0..1 (unit) or -1..1 (signed)."
+        "unit", help="Range of images that the threshold refers to: 0..1 (unit) or -1..1 (signed)."
     )
     groups: int | None = option(
         None,
-        help="Assign noise to images within this many disjoint groups; default: 8 if there are 512 pictures or more.",
+        help="Assign noise to images within this many disjoint groups; default: 8 if there are 512 images or more.",
         ge=1,
     )
     seed: int = option(0, help="Random seed of everything that is drawn.", ge=0, lt=SEEDS)
@@ -161,7 +161,7 @@ class FollowOptions(DeviceOptions):
     model: str | None = option(None, help="The run's model, if it is not where it was when the run was made.")
     method: Names = option((), help="Methods of the run whose latents are used; default: all.")
     guidance: float | None = option(None, help="Guidance scale of sampling; default: the run's.")
-    read: bool = option(False, help="Read the text in the pictures and score it; needs a prompt set with words.")
+    read: bool = option(False, help="Read the text in the images and score it; needs a prompt set with words.")
     reader: str = option("rapidocr", help=READER)
     prompt_set: str | None = option(None, help=PROMPT_SET)
     batch_size: int | None = option(None, help=BATCH, ge=1)
@@ -171,23 +171,23 @@ class InterpolateOptions(PrintOptions, FollowOptions):
     """The options of ``t2iprobe invert interpolate``."""
 
     panel: ClassVar[str] = "Interpolation"
-    limit: int = option(64, help="Largest number of pairs of pictures with the same prompt.", ge=2)
+    limit: int = option(64, help="Largest number of pairs of images with the same prompt.", ge=2)
     points: int = option(7, help="Points along the path, both ends included.", ge=2)
     way: Literal["slerp", "lerp", "lerp-norm"] = option(
         "slerp", help="Interpolation of whole latents: slerp, lerp, or lerp-norm, which keeps the length."
     )
-    metric: Names = option(("ssim",), help="Metrics that compare two pictures: psnr, ssim, lpips, …")
-    aggregate: Names = option((), help="Metrics that compare sets of pictures: fid, kid, … (an extra).")
+    metric: Names = option(("ssim",), help="Metrics that compare two images: psnr, ssim, lpips, …")
+    aggregate: Names = option((), help="Metrics that compare sets of images: fid, kid, … (an extra).")
 
 
 class InvertEditOptions(PrintOptions, FollowOptions):
     """The options of ``t2iprobe invert edit``."""
 
     panel: ClassVar[str] = "Edit"
-    prompt: str | None = option(None, help="One new prompt for all pictures.")
-    prompts: Path | None = option(None, help="Text file with one new prompt per picture.")
-    swap: bool = option(False, help="Give each picture the prompt of another one.")
-    limit: int = option(64, help="Largest number of pictures.", ge=1)
+    prompt: str | None = option(None, help="One new prompt for all images.")
+    prompts: Path | None = option(None, help="Text file with one new prompt per image.")
+    swap: bool = option(False, help="Give each image the prompt of another one.")
+    limit: int = option(64, help="Largest number of images.", ge=1)
     variations: int = option(
         8, help="Variations of each of the first few latents, made by mixing in fresh noise; 0 for none.", ge=0
     )
@@ -197,7 +197,7 @@ class InvertEditOptions(PrintOptions, FollowOptions):
     ledits: bool = option(False, help="Also edit with diffusers' LEDITS++ (Stable Diffusion and SDXL).")
     metric: Names = option(
         ("ssim", "psnr"),
-        help="Metrics that compare two pictures (psnr, ssim, lpips, …), or a picture with its new prompt (clip_t).",
+        help="Metrics that compare two images (psnr, ssim, lpips, …), or an image with its new prompt (clip_t).",
     )
     seed: int = option(0, help=SEED, ge=0, lt=SEEDS)
 
@@ -250,6 +250,6 @@ class InvertStudyOptions(PlanOptions, ModelOptions):
     """The options of ``t2iprobe invert study``."""
 
     panel: ClassVar[str] = "Study"
-    limit: int = option(64, help="Number of pictures.", ge=16)
+    limit: int = option(64, help="Number of images.", ge=16)
     num_steps: int = option(20, help="Steps of sampling and inversion; k is also varied at 2.5 times as many.", ge=3)
     reader: str = option("rapidocr", help=READER)

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
 
 app = typer.Typer(
-    help="The embedded models: their planted layers, how to train one and how to check one.", no_args_is_help=True
+    help="Model organisms: tiny models trained so that the right answer is known. List, train and check them; those "
+    "that are bundled are the embedded models.",
+    no_args_is_help=True,
 )
 
 AUTOENCODER_SECONDS = 0.19  # per step, measured on two CPU cores

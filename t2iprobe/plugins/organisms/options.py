@@ -45,7 +45,7 @@ class PlantCheckOptions(OrganismOptions):
     model: str = option(help="An embedded model, or a trained pipeline folder.", argument=True)
     limit: int = option(200, help="Number of pairs of held-out words.", ge=1)
     num_steps: int | None = option(None, help="Number of denoising steps.", shown="the model's", ge=1)
-    batch_size: int | None = option(None, help="Largest number of pictures at once; default: as many as fit.", ge=1)
+    batch_size: int | None = option(None, help="Largest number of images at once; default: as many as fit.", ge=1)
     seed: int = option(0, help="Random seed of words, colours and noise.", ge=0, lt=SEEDS)
     write: bool = option(False, help="Save the result in the model's planted.json.")
 
@@ -64,4 +64,4 @@ class OrganismBenchOptions(OrganismOptions):
     held_out: int = option(4, help="How many of them, from the end, are kept for confirmation.", ge=0)
     seed: int = option(0, help="Random seed of pairs, noise and methods.", ge=0, lt=SEEDS)
     budget: int | None = option(None, help=f"{BUDGET} This is per method.", ge=1)
-    batch_size: int | None = option(None, help="Largest number of pictures at once; default: as many as fit.", ge=1)
+    batch_size: int | None = option(None, help="Largest number of images at once; default: as many as fit.", ge=1)

@@ -91,7 +91,7 @@ class GuardRunOptions(RunOptions, GenerationOptions, PolicyOptions, LayerOptions
         "auto", help="How the layers get the rewrite: inject, row or stream; auto chooses by the architecture."
     )
     start_step: int = START
-    seed: int = option(0, help="Random seed of the first picture's noise; counts up from it.", ge=0, lt=SEEDS)
+    seed: int = option(0, help="Random seed of the first image's noise; counts up from it.", ge=0, lt=SEEDS)
     audit: Path | None = option(None, help="Audit log; default: audit.jsonl in the run folder.")
     audit_text: bool = option(False, help="Log the text of the prompts, too.")
 
@@ -139,17 +139,15 @@ class GuardBenchOptions(RunOptions, GenerationOptions, LayerOptions, StagedModel
         "localized-stream where it is cheaper), negative-prompt, prompt-swap, sld-medium and sld-strong.",
     )
     limit: int | None = option(None, help="Number of words; default: all.", ge=1)
-    seeds: int = option(1, help="Pictures per word.", ge=1)
+    seeds: int = option(1, help="Images per word.", ge=1)
     seed: int = option(0, help="Random seed of the noise.", ge=0, lt=SEEDS)
     rewriter: str = MAPPED
     negative: str | None = option(None, help="Negative prompt, with {word} in it.")
     sld_concept: str | None = option(
         None, help="Safe Latent Diffusion's concept, with {word} in it; i2p is the published one."
     )
-    judge: Names = option(
-        (), help="Detector that judges the text read in pictures; repeatable; default: the word list."
-    )
+    judge: Names = option((), help="Detector that judges the text read in images; repeatable; default: the word list.")
     reader: str = option("rapidocr", help="OCR engine: rapidocr, or easyocr (the paper's, an extra).")
     preset: str | None = option(None, help="A paper's settings: iclr2025, which needs --arch and --words.")
     start_step: int = START
-    show_words: bool = option(False, help="Show the toxic words beside the pictures of the contact sheet.")
+    show_words: bool = option(False, help="Show the toxic words beside the images of the contact sheet.")
