@@ -60,7 +60,7 @@ class Ready:
     def seconds(self, cost: Cost) -> float:
         """How long it takes; 0 if the model is on another machine."""
         probe = self.probe
-        return 0.0 if probe is None else probe.seconds_a_row * cost.rows + probe.seconds_an_image * cost.images
+        return 0.0 if probe is None else probe.seconds(cost.rows, cost.images)
 
     @cached_property
     def probe(self) -> CostProbe | None:

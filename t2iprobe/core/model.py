@@ -133,6 +133,10 @@ class CostProbe:
     seconds_a_row: float
     seconds_an_image: float
 
+    def seconds(self, rows: float, images: float) -> float:
+        """Seconds for so many rows of denoiser calls and so many pictures."""
+        return rows * self.seconds_a_row + images * self.seconds_an_image
+
 
 class Model:
     """A diffusers pipeline with named, hookable sites.

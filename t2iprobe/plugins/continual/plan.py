@@ -108,7 +108,7 @@ def timed(run: ContinualRun, cost: ContinualPlan) -> ContinualPlan:
     if cost.images:
         probe = model.probe(settings)
         rows = model.rows(settings)
-        seconds += cost.images * (probe.seconds_a_row * rows + probe.seconds_an_image)
+        seconds += probe.seconds(cost.images * rows, cost.images)
     return replace(cost, seconds=seconds)
 
 

@@ -114,7 +114,7 @@ def _announce(sweep: EditSweep, path: Path, yes: bool, pairs: int, cost: Cost) -
     """Print the plan on one line on stderr; refuse a long run without ``--yes``."""
     model, labels = sweep.model, ", ".join(method.label for method in sweep.methods)
     probe = model.probe(sweep.settings)
-    seconds = probe.seconds_a_row * cost.rows + probe.seconds_an_image * cost.images
+    seconds = probe.seconds(cost.rows, cost.images)
     size = len(sweep.pairs) * (2 + len(sweep.methods)) * model.image_bytes(sweep.settings)
     memory = memory_text(model, sweep.settings, sweep.batch_size)
     say(

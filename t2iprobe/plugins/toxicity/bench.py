@@ -216,7 +216,7 @@ def _say_plan(setup: Setup, methods: Mapping[str, GuardMethod], cases: Sequence[
     num_steps = setup.settings.get("num_steps")
     rows = width * model.rows(setup.settings)
     probe = model.probe(setup.settings)
-    seconds = probe.seconds_a_row * rows + probe.seconds_an_image * pictures
+    seconds = probe.seconds(rows, pictures)
     donor, memory = chosen_donor(model), memory_text(model, setup.settings, setup.batch_size)
     say(
         f"plan: {counted(len(cases), 'prompt')} × {counted(len(methods), 'method')} = {counted(pictures, 'picture')} "

@@ -98,7 +98,7 @@ def plan(guard: Guard, options: GuardRunOptions, decisions: Sequence[Decision], 
     if pictures:
         probe = guard.probe(options.generation)
         rows = (pictures + guard.donation.rows(rewritten)) * guard.rows(options.generation)
-        seconds = probe.seconds_a_row * rows + probe.seconds_an_image * pictures
+        seconds = probe.seconds(rows, pictures)
         sentence = (
             f"{counted(pictures, 'picture')} of {counted(steps, 'step')}; "
             f"{counted(rewritten, 'prompt')} rewritten, {refused} refused; "
