@@ -28,6 +28,7 @@ class Asked(RunOptions, Group):
     file: Path | None = option(None, help="A file.", argument=True)
     from_run: Path | None = option(None, flag="--from", help="A run.")
     method: Names = option((), help="Methods.")
+    metric: Names = option(("psnr", "ssim"), help="Metrics.")
     prompt: Texts = option((), help="Prompts.")
     layers: Numbers | None = option(None, help="Layers.")
     set: Settings = option({}, help="Settings.")
@@ -162,6 +163,7 @@ def test_an_option_stands_under_the_heading_of_the_group_that_has_it_first() -> 
     assert [panel_of(Asked, name) for name in ("share", "way", "yes")] == ["Group", "Own", "Run"]
     help = " ".join(CliRunner().invoke(app, ["ask", "--help"], env={"COLUMNS": "120"}).output.split())
     assert "Steps [of it]." in help and "inject|stream" in help and "NUMBER 0…1" in help and "0.25" in help
+    assert "[default: psnr,ssim]" in help
     assert help.index("─ Own ") < help.index("─ Run ")
 
 

@@ -237,7 +237,7 @@ def _damaged_files(folder: Path) -> tuple[list[tuple[str, str]], int]:
 def rm(options: RemoveOptions, context: typer.Context) -> None:
     """Remove what interrupted runs left behind; with options, also the activations or the whole run.
 
-    Without --all, scores, pictures and manifest stay.
+    Without --all, scores, images and manifest stay.
 
     Examples:
 

@@ -76,7 +76,7 @@ def run(options: ContinualOptions, context: typer.Context) -> None:
 @app.command("eval")
 @takes(EvalOptions)
 def eval_(options: EvalOptions, context: typer.Context) -> None:
-    """Score the pictures of a run; only the scorers' models are loaded. Existing scores are kept.
+    """Score the images of a run; only the scorers' models are loaded. Existing scores are kept.
 
     Examples:
 

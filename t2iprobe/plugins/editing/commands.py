@@ -41,7 +41,7 @@ def edit(options: EditOptions, context: typer.Context) -> None:
     """Replace the text in an image, leaving the rest unchanged: only the layers that write text get the new prompt.
 
     Every method is measured against prompt-swap (the new prompt for the whole model): what OCR reads, and what changed
-    outside the text. The run folder has the pictures, a contact sheet, a report and every score. To resume an
+    outside the text. The run folder has the images, a contact sheet, a report and every score. To resume an
     interrupted run, give the same command again.
 
     Examples:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
 
 app = typer.Typer(
-    help="From pictures back to the noise they came from: where inversion goes wrong, and what it costs to improve it.",
+    help="From images back to the noise they came from: where inversion goes wrong, and what it costs to improve it.",
     no_args_is_help=True,
 )
 
@@ -213,7 +213,7 @@ def ablate(options: AblateOptions, context: typer.Context) -> None:
 def training(options: InvertTrainingOptions, context: typer.Context) -> None:
     """Follow the same noise through a training's checkpoints, to see what settles when.
 
-    P1 compares pictures with the last checkpoint's, P2 inverts each one's own, P3 inverts the last one's pictures.
+    P1 compares images with the last checkpoint's, P2 inverts each one's own, P3 inverts the last one's images.
 
     Example: t2iprobe invert training --checkpoints organism/checkpoints --limit 64 --out runs/through-training
     """

@@ -54,9 +54,9 @@ def localize(options: LocalizeOptions, context: typer.Context) -> None:
 @patch_app.command("patch")
 @takes(PatchOptions)
 def patch(options: PatchOptions, context: typer.Context) -> None:
-    """Find the attention layer that writes the text: patch one layer at a time and read the pictures.
+    """Find the attention layer that writes the text: patch one layer at a time and read the images.
 
-    Source and target run side by side from the same noise. In each further picture the text keys and values of ONE
+    Source and target run side by side from the same noise. In each further image the text keys and values of ONE
     layer come from the target's run; if the target's word appears, that layer writes it.
 
     Examples:

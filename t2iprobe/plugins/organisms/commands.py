@@ -116,7 +116,7 @@ def _estimate(recipe: ModelRecipe) -> str:
 @app.command()
 @takes(PlantCheckOptions)
 def check(options: PlantCheckOptions, context: typer.Context) -> None:
-    """Measure whether the plant holds: each layer is patched, and OCR reads the pictures.
+    """Measure whether the plant holds: each layer is patched, and OCR reads the images.
 
     The exit code is 1 if it does not hold.
     """

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from t2iprobe.plugins.toxicity.evasions import DetectorScores
 
 app = typer.Typer(
-    help="Keep toxic text out of pictures: the layers that write the text get a rewritten prompt, the rest of the "
+    help="Keep toxic text out of images: the layers that write the text get a rewritten prompt, the rest of the "
     "model gets the prompt as it is.",
     no_args_is_help=True,
 )
@@ -35,7 +35,7 @@ app = typer.Typer(
 @app.command()
 @takes(GuardRunOptions)
 def run(options: GuardRunOptions, context: typer.Context) -> None:
-    """Draw pictures of prompts, without toxic text. Exit code 1 if a prompt is refused.
+    """Draw images of prompts, without toxic text. Exit code 1 if a prompt is refused.
 
     To resume an interrupted run, give the same command again.
 
