@@ -715,3 +715,16 @@ def test_the_structure_of_a_model_is_found_without_reading_weights(adapter: Any,
 def test_the_structure_of_a_denoiser_in_a_file_is_that_of_its_configuration(alone: Path, sd3: str) -> None:
     empty, whole = (PLUGINS.load(str(alone), config=sd3, weights=weights) for weights in (False, True))
     assert list(empty.sites) == list(whole.sites)
+
+
+def test_transformers_does_not_ask_for_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it says when the first pipeline is imported, in a logger that reaches the user."""
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("transformers.utils.import_utils")
+    words = "`CLIPImageProcessor` requires torchvision (not installed); falling back", "something else"
+    monkeypatch.setattr(logger, "handlers", [handler])
+    monkeypatch.setattr("t2iprobe.registry.loading._loaded", lambda *args: [logger.error(one) for one in words])
+    t2i.load("tiny-sd3")
+    assert said == ["something else"]

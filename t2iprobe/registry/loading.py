@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,6 +27,21 @@ def load_model(
     model: Any, upscaler: Any, options: LoadOptions, plugins: Plugins, family: Family | None = None
 ) -> Model:
     """See :meth:`Plugins.load`."""
+    logger = logging.getLogger("transformers.utils.import_utils")
+    logger.addFilter(_is_needed)
+    try:
+        return _loaded(model, upscaler, options, plugins, family)
+    finally:
+        logger.removeFilter(_is_needed)
+
+
+def _is_needed(record: logging.LogRecord) -> bool:
+    """Not the warning, at the first import of pipelines, that torchvision would be faster for processors of images."""
+    return "requires torchvision" not in record.getMessage()
+
+
+def _loaded(model: Any, upscaler: Any, options: LoadOptions, plugins: Plugins, family: Family | None) -> Model:
+    """A model from a name, or around a built pipeline."""
     from t2iprobe.core.model import Model
     from t2iprobe.registry.placing import check_offload
 
