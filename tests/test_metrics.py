@@ -10,6 +10,7 @@ import sys
 from collections.abc import Collection, Sequence
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import numpy as np
@@ -19,10 +20,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from t2iprobe.core.contracts.metric import BoxReader, Needs
-from t2iprobe.core.errors import ConfigError, ShapeError
+from t2iprobe.core.errors import ConfigError, MetricError, ShapeError
 from t2iprobe.core.legibility import check_pairs, check_words
 from t2iprobe.core.normalised_text import plain
 from t2iprobe.core.pairs import Pair
+from t2iprobe.core.scoring import Scorer
 from t2iprobe.core.sign_pictures import COLOURS, LAYOUTS, Sign, draw
 from t2iprobe.plugins.metrics import text
 from t2iprobe.plugins.metrics.colour import PALETTE, Colour, coverage, read_colour
@@ -510,3 +512,29 @@ def test_everything_is_registered_under_its_own_name() -> None:
     readers = t2iprobe_register_readers()
     assert [reader.name for reader in readers] == ["rapidocr", "easyocr"]
     assert all(isinstance(reader(), BoxReader) for reader in readers)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (float("nan"), "the metric odd returned nan on 'CAT'; a score must be a number"),
+        (None, "the metric odd returned None on 'CAT'; a score must be a number"),
+        (ZeroDivisionError("no pixels"), "the metric odd failed on 'CAT': ZeroDivisionError: no pixels"),
+    ],
+)
+def test_a_metric_that_fails_is_named(answer: Any, said: str) -> None:
+    """NaN marks what was not measured, so a study that kept one could not be read again."""
+
+    class Odd:
+        name, needs, direction = "odd", "word", "higher"
+
+        def score(self, image: Any, word: str) -> Any:
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+    reader: Any = SimpleNamespace()
+    scorer = Scorer("text", reader, [Odd()], [])
+    with pytest.raises(MetricError) as raised:
+        scorer.score(Pair("a", "b", 0, "BAT", "CAT"), [Image.new("RGB", (8, 8))], Image.new("RGB", (8, 8)))
+    assert str(raised.value) == said

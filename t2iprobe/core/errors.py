@@ -8,6 +8,7 @@ T2IProbeError
 ├── HookError            (RuntimeError)  a hook would not fire, or did not
 ├── GuardError           (RuntimeError)  a guard refuses to make a picture of a prompt
 ├── ShapeError           (ValueError)    a tensor has the wrong shape
+├── MetricError          (ValueError)    a metric raised, or returned something else than a number
 ├── NonFiniteError       (ArithmeticError)  NaN or infinity in the denoiser
 ├── RunExistsError       (FileExistsError)  the run folder holds a run with other settings
 ├── LockedError          (BlockingIOError)  another process is writing there
@@ -59,6 +60,10 @@ class GuardError(T2IProbeError, RuntimeError):
 
 class ShapeError(T2IProbeError, ValueError):
     """An intervention returned a tensor of another shape, or the shapes of two inputs do not match."""
+
+
+class MetricError(T2IProbeError, ValueError):
+    """A metric failed on a picture, or returned something else than a number."""
 
 
 class NonFiniteError(T2IProbeError, ArithmeticError):

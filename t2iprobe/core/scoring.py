@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-from t2iprobe.core.contracts.metric import Direction, ImageMetric, Metric, Reader
+from t2iprobe.core.contracts.metric import Direction, ImageMetric, Metric, Reader, score_of
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.pairs import Pair
 from t2iprobe.core.statistics import by_cluster
@@ -116,7 +116,7 @@ class Scorer:
             for metric in self.metrics
             for side in SIDES
         }
-        return own | {m.name: [float(m.score(image, reference)) for image in images] for m in self.images}
+        return own | {m.name: [score_of(m, image, reference) for image in images] for m in self.images}
 
 
 def _scored(metric: Any, items: Sequence[Any], pair: Pair, side: str) -> list[float]:
@@ -135,7 +135,7 @@ def _scored(metric: Any, items: Sequence[Any], pair: Pair, side: str) -> list[fl
             f"the metric {metric.name!r} compares with {metric.needs!r} and cannot score a word or prompt; "
             f"use one that needs {', '.join(arguments)}"
         )
-    return [float(metric.score(item, *arguments[metric.needs])) for item in items]
+    return [score_of(metric, item, *arguments[metric.needs]) for item in items]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,16 @@ are built without arguments if the defaults suffice, and load heavy components a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
+from reprlib import repr as shorten
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from t2iprobe.core.errors import MetricError, T2IProbeError
 
 Direction = Literal["higher", "lower"]
 #: what is compared: read text with a word; an image with a word, with the pair's two words, with the whole prompt, or
@@ -126,3 +130,25 @@ class ScoreAggregate(Aggregate, Protocol):
 
     def statistic(self, means: NDArray[np.float64]) -> NDArray[Any]:
         """Means, (..., scores), to (...), for :func:`t2iprobe.core.statistics.interval`."""
+
+
+def score_of(metric: Any, *arguments: Any) -> float:
+    """The score that a metric gives, whatever it is made of.
+
+    Raises:
+        MetricError: the metric raised, or returned NaN (which marks what was not measured) or no number.
+    """
+    words = "".join(f" on {one!r}" for one in map(str, arguments[1:])) if isinstance(arguments[-1], str) else ""
+    try:
+        found = metric.score(*arguments)
+    except (T2IProbeError, MemoryError):
+        raise
+    except Exception as error:
+        raise MetricError(f"the metric {metric.name} failed{words}: {type(error).__name__}: {error}") from error
+    try:
+        number = float(found)
+    except (TypeError, ValueError):
+        number = math.nan
+    if math.isnan(number):
+        raise MetricError(f"the metric {metric.name} returned {shorten(found)}{words}; a score must be a number")
+    return number

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from t2iprobe.core.contracts.inverter import Stepwise
+from t2iprobe.core.contracts.metric import score_of
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
 from t2iprobe.core.runs import provenance
@@ -109,4 +110,4 @@ def more_diverse(pictures: Pixels, others: Pixels, prompts: Sequence[Hashable]) 
 def similar(pictures: Pixels, others: Pixels, metrics: Sequence[Any]) -> dict[str, list[float]]:
     """Each metric's scores of pictures against others, picture by picture."""
     pairs = [tuple(map(Image.fromarray, pair)) for pair in zip(pictures, others, strict=True)]
-    return {metric.name: [metric.score(*pair) for pair in pairs] for metric in metrics}
+    return {metric.name: [score_of(metric, *pair) for pair in pairs] for metric in metrics}

@@ -24,7 +24,7 @@ from torch import Tensor
 from t2iprobe.cli.cost import duration
 from t2iprobe.core.batch_room import MOST, Room
 from t2iprobe.core.contracts.inverter import InversionInputs, Inverter, Stepwise, Trajectory
-from t2iprobe.core.contracts.metric import ImageMetric
+from t2iprobe.core.contracts.metric import ImageMetric, score_of
 from t2iprobe.core.errors import ConfigError, T2IProbeError
 from t2iprobe.core.measuring import peak
 from t2iprobe.core.model import Model
@@ -447,7 +447,7 @@ class BatchRunner:
             scores["noise_cosine"] = torch.nn.functional.cosine_similarity(*flat).tolist()
         scores["seconds"] = (time.perf_counter() - began) / len(rows)
         pairs = [tuple(map(Image.fromarray, pair)) for pair in zip(made, pictures, strict=True)]
-        scores |= {metric.name: [metric.score(*pair) for pair in pairs] for metric in self.study.metrics}
+        scores |= {metric.name: [score_of(metric, *pair) for pair in pairs] for metric in self.study.metrics}
         self._put(label, rows, scores, made)
 
     def _put(self, label: str, rows: range, scores: Mapping[str, Any], pictures: Pixels) -> None:
