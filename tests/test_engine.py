@@ -789,3 +789,18 @@ def test_a_cache_waits_for_what_is_read_or_too_much(monkeypatch: pytest.MonkeyPa
     assert waited == [0, 1]  # two of them fit
     assert [float(kept[key.site, key.step, COND][0, 0]) for key in keys] == [0, 1, 2, 3]
     assert waited == [0, 1, 2, 3] and kept.steps(K) == (0, 1, 2, 3) and kept.nbytes == 64
+
+
+def test_a_call_that_the_adapter_does_not_know_of_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As further guidance makes it: its rows would be kept as those of a branch that they are not."""
+    model = Model(SD.tiny(), SD())
+    scheduler, unet = model.pipeline.scheduler, model.pipeline.unet
+    original = scheduler.scale_model_input
+
+    def guided_further(sample: torch.Tensor, timestep: Any) -> torch.Tensor:
+        unet(sample[:1], timestep, encoder_hidden_states=torch.zeros(1, 4, unet.config.cross_attention_dim))
+        return original(sample, timestep)
+
+    monkeypatch.setattr(scheduler, "scale_model_input", guided_further)
+    with pytest.raises(HookError, match="call 2 of step 0 would be the branch cond a second time"):
+        model.run("a cat", num_steps=2, cache="blocks.0.cross_attn.k")

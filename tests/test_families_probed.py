@@ -78,7 +78,7 @@ def test_a_patch_is_what_hooks_do(family: type[ProbedAdapter]) -> None:
     assert images[0] != plain[0] and images[1] == plain[1]
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, Kolors], ids=lambda family: family.name)
+@pytest.mark.parametrize("family", cases([*FAMILIES, Kolors]))
 def test_a_saved_folder_is_the_family(family: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``--model FOLDER`` has the sites of the pipeline that was saved, and a patch draws the same."""
     pipeline = tiny(family)

@@ -63,6 +63,7 @@ class Engine:
     step: int = 0
     evaluation: int = 0
     moment: DenoiserCall | None = None
+    seen: set[Branch] = field(default_factory=set)  # branches of this evaluation so far
     inputs: dict[str, Any] = field(default_factory=dict)
     fired: Counter[str] = field(default_factory=Counter)
     applied: Counter[int] = field(default_factory=Counter)
@@ -128,11 +129,24 @@ class Engine:
         if rest or not ratio:
             raise HookError(f"a denoiser call has {latents.shape[0]} rows for {len(self.rows)} requested rows")
         branches = self.adapter.branches(self.pipeline, call, ratio)
+        self._check_new(branches, call)
         self.moment = DenoiserCall(self.step, call, branches)
         self.donors.see(inputs, self.rows, branches)
         self.calls += 1
         self.rows_seen += latents.shape[0]
         self.expected += branches != (Branch.SKIP,)
+
+    def _check_new(self, branches: tuple[Branch, ...], call: int) -> None:
+        """Refuse a call that the adapter takes for a branch which this evaluation has had: it would be mislabelled."""
+        if not call:
+            self.seen.clear()
+        if again := next((branch for branch in branches if branch in self.seen and branch != Branch.SKIP), None):
+            raise HookError(
+                f"call {call + 1} of step {self.step} would be the branch {again} a second time: the pipeline calls "
+                f"its denoiser more often than the adapter {self.adapter.name!r} knows of, because of further "
+                "guidance (see options=), say; switch that off"
+            )
+        self.seen.update(branches)
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         finite = torch.isfinite(prediction_of(output)).all()
