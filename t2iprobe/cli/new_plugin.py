@@ -17,7 +17,7 @@ from t2iprobe.registry.hookspecs import API, PROJECT
 Kind = Literal["adapter", "command", "detector", "editor", "inverter", "localizer", "metric", "section"]
 #: what a plugin of a kind is, and how it is used
 KINDS: dict[Kind, tuple[str, str]] = {
-    "adapter": ("a model family", "t2iprobe localize --model FOLDER"),
+    "adapter": ("a model family", "t2iprobe localize --model FOLDER-OR-HUB-ID"),
     "command": ("a command group", "t2iprobe {name} --help"),
     "detector": (
         "a detector of toxic text",
