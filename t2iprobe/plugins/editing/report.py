@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -116,7 +117,11 @@ def _plot(result: StudyResult) -> Image:
     rows = result.finding.details["methods"]
     panels = {result.rank.replace("_", " "): result.rank, "share of the clean target's score": "share_of_clean"}
     panels["SSIM to the unedited picture, outside the text"] = KEPT
-    values = {title: [Interval.of(row[name]) for row in rows] for title, name in panels.items()}
+    single = len(set(result.clusters)) == 1  # which has no interval, as the table says
+    values = {
+        title: [Interval(row[name][0], math.nan, math.nan) if single else Interval.of(row[name]) for row in rows]
+        for title, name in panels.items()
+    }
     highlight = [row["method"] for row in rows if row["method"].startswith("localized")]
     return dot_plot([row["method"] for row in rows], values, highlight)
 

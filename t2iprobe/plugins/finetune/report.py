@@ -115,7 +115,7 @@ def training_view(path: Path, plugins: Plugins) -> RunView:
     steps = sorted(validations)
     before = run.get("before") or (validations[0]["scores"] if 0 in validations else {})
     after = run.get("after") or (validations[steps[-1]]["scores"] if steps else {})
-    where = f"{run['settings']['job']['scope']}, layers {ranges(run['layers'])}"
+    where = f"{run['settings']['job']['scope']} layers ({ranges(run['layers'])})"
     learnt = _changed("characters read of what is learnt", "learn_f1", before, after)
     lost = _changed("of what is kept", "keep_f1", before, after)
     scores = "; ".join(filter(None, [learnt, lost])) or "no scores yet"
