@@ -212,7 +212,8 @@ def test_store_rm_leaves_a_store_that_a_manifest_only_names(runs: Path) -> None:
     before = left(runs / "capture")
     assert invoke("store", "rm", runs / "stranger").exit_code == 0
     said = refused("store", "rm", runs / "stranger", "--activations", "--yes")
-    assert "keeps its activations in" in said and left(runs / "capture") == before
+    command = f"t2iprobe store rm {runs / 'capture/study.zarr'} --activations"
+    assert f"to remove them: {command}" in said and left(runs / "capture") == before
 
 
 HUGE = 10**9

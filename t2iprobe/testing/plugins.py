@@ -26,7 +26,7 @@ LIGHT = """
 import pkgutil, sys
 plugin = pkgutil.resolve_name(sys.argv[1])
 getattr(plugin, "t2iprobe_register_commands", dict)()
-print(*(name for name in sys.argv[2:] if name in sys.modules))
+sys.stdout.write(" ".join(name for name in sys.argv[2:] if name in sys.modules))
 """
 
 #: the laws of a plugin; each is called with the plugin as its entry point names it
