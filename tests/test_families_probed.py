@@ -16,6 +16,7 @@ from diffusers.utils import is_ftfy_available
 
 from t2iprobe.api.commands import capture
 from t2iprobe.architectures import prx
+from t2iprobe.architectures.ernie import ErnieImage
 from t2iprobe.architectures.kandinsky3 import Kandinsky3
 from t2iprobe.architectures.kandinsky5 import Kandinsky5
 from t2iprobe.architectures.kolors import Kolors
@@ -208,6 +209,14 @@ def test_padding_changes_no_picture() -> None:
     beside = Model(pipeline, Kandinsky5()).run(PROMPTS, num_steps=2).images[0]
     apart = np.abs(np.asarray(alone, np.int16) - np.asarray(beside, np.int16))
     assert apart.max() <= 2
+
+
+def test_a_donor_of_another_padded_length_is_encoded_beside_its_target() -> None:
+    """ERNIE-Image pads to a multiple of 64 tokens: a longer donor's text fits only if both are in one batch."""
+    model = Model(tiny(ErnieImage), ErnieImage())
+    settings: dict[str, Any] = {"interventions": [patch({0: 1}, model.sites.match("text"))], "num_steps": 1}
+    apart, beside = (model.run((PROMPTS[0], "a " * 65), batch_size=size, **settings) for size in (1, 2))
+    assert pixels(apart) == pixels(beside)
 
 
 def test_a_pipeline_that_needs_a_package_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

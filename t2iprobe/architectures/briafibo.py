@@ -21,7 +21,6 @@ from t2iprobe.core.shadow import shadowed
 from t2iprobe.core.sites import Out, Site
 
 EMPTY = 128_000  # the pipeline writes Llama 3's first token by number where a prompt is empty
-MULTIPLE = 64
 
 
 class BriaFibo(ProbedAdapter):
@@ -37,6 +36,7 @@ class BriaFibo(ProbedAdapter):
     text_entry = ("text", "text_*")
     text_kv = ("joint_attn.k", "joint_attn.v")
     reads = 3000
+    pads_to = 64
     square = 1
 
     @classmethod
@@ -74,7 +74,7 @@ class BriaFibo(ProbedAdapter):
 
     @contextmanager
     def prepared(self, pipeline: Pipeline, arguments: dict[str, Any]) -> Iterator[None]:
-        """See :meth:`Adapter.prepared`: every layer is padded to a multiple of 64 tokens, by one at least.
+        """See :meth:`Adapter.prepared`: every layer is padded, by one token at least.
 
         Without padding the pipeline would pass no mask.
         """
@@ -82,7 +82,7 @@ class BriaFibo(ProbedAdapter):
 
         def padded(*args: Any, **kwargs: Any) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
             tokens, encoded, mask = encode(*args, **kwargs)
-            more = MULTIPLE - mask.shape[1] % MULTIPLE
+            more = self.pads_to - mask.shape[1] % self.pads_to
             kept = functional.pad(mask, (0, more))
 
             def pad(value: Tensor) -> Tensor:

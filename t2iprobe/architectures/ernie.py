@@ -18,8 +18,6 @@ from t2iprobe.architectures.tiny_autoencoders import flux2_autoencoder
 from t2iprobe.core.contracts.adapter import Pipeline
 from t2iprobe.core.shadow import shadowed
 
-PADDING = 64  # tokens to a multiple of which texts are padded
-
 
 class ErnieImage(ProbedAdapter):
     """Adapter of ``ErnieImagePipeline``; the prompt is not enhanced by a language model first."""
@@ -30,6 +28,7 @@ class ErnieImage(ProbedAdapter):
     denoiser = "transformer"
     half = "bfloat16"
     text_kv = ("joint_attn.k", "joint_attn.v")
+    pads_to = 64
     side = 1024
     arguments = MappingProxyType({"use_pe": False})
 
@@ -65,7 +64,7 @@ class ErnieImage(ProbedAdapter):
 
         def padded(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
             text, lengths = pad(*args, **kwargs)
-            return functional.pad(text, (0, 0, 0, -text.shape[1] % PADDING)), lengths
+            return functional.pad(text, (0, 0, 0, -text.shape[1] % self.pads_to)), lengths
 
         with shadowed(pipeline, "_pad_text", padded):
             yield
