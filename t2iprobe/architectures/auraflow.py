@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import diffusers
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from t2iprobe.architectures import tiny_components
 from t2iprobe.architectures import tiny_parts as parts
@@ -29,6 +29,7 @@ class AuraFlow(ProbedAdapter):
     registers = 8
     published_facts = MappingProxyType({"vae_scale_factor": 8})
     text_kv = ("joint_attn.k", "joint_attn.v")
+    line = (1000, 0)
 
     @classmethod
     @parts.reproducible
@@ -66,7 +67,3 @@ class AuraFlow(ProbedAdapter):
         config = pipeline.transformer.config
         side = config.sample_size * config.patch_size * self.pixels_per_latent(pipeline)
         return side, side
-
-    def clock(self, pipeline: Pipeline, timestep: Tensor) -> Tensor:
-        """See :meth:`ProbedAdapter.clock`."""
-        return timestep / 1000

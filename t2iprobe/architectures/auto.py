@@ -35,9 +35,6 @@ class AutoAdapter(ProbedAdapter):
 
     #: why ``predict`` cannot be trusted; empty if it was seen to give what the pipeline gives
     doubt: ClassVar[str] = ""
-    #: the timestep that the denoiser gets: the scheduler's times the first number, plus the second
-    line: ClassVar[tuple[float, float]] = (1.0, 0.0)
-    negative: ClassVar[bool] = False
     sides = 8  # smaller ones are refused by many pipelines
     seen: ClassVar[Recording]
 
@@ -56,10 +53,9 @@ class AutoAdapter(ProbedAdapter):
         raise ConfigError(f"{cls.name} was made for one pipeline and has no tiny one; {ADVICE}")
 
     def inputs(self, pipeline: Pipeline, prompts: Sequence[str]) -> dict[str, Any]:
-        """See :meth:`Adapter.inputs`; an empty negative prompt where guidance needs one."""
+        """See :meth:`Adapter.inputs`; what the call takes of it."""
         takes = inspect.signature(type(pipeline).__call__).parameters
-        found = {name: value for name, value in super().inputs(pipeline, prompts).items() if name in takes}
-        return {**found, "negative_prompt": [""] * len(prompts)} if self.negative else found
+        return {name: value for name, value in super().inputs(pipeline, prompts).items() if name in takes}
 
     def clock(self, pipeline: Pipeline, timestep: Tensor) -> Tensor:
         """See :meth:`ProbedAdapter.clock`.
@@ -69,8 +65,7 @@ class AutoAdapter(ProbedAdapter):
         """
         if self.doubt:
             raise ModelError(f"{self.name}: {self.doubt}, so the denoiser cannot be called by itself; {ADVICE}")
-        scale, shift = self.line
-        return timestep * scale + shift
+        return super().clock(pipeline, timestep)
 
 
 @dataclass
@@ -235,11 +230,11 @@ def _guidance(pipeline: Pipeline, facts: Mapping[str, Any], recording: Recording
     on = _observed(adapter, pipeline, PROMPTS, SCALE)
     takes = inspect.signature(type(pipeline).__call__).parameters
     if on.layout(2, latents) == (1, 1) and "negative_prompt" in takes:
-        found["negative"] = True
+        found["empty_negative"] = True
         on = _observed(_made({**facts, **found}), pipeline, PROMPTS, SCALE)
     layout = on.layout(2, latents)
     if layout == (1, 1):  # an input of the network, or nothing
-        return found | {"negative": False, "guided_above": math.inf}
+        return found | {"empty_negative": False, "guided_above": math.inf}
     _require(layout in ((2, 1), (1, 2)), kind, f"with guidance the denoiser is called {layout[0]} times a step")
     text = next(name for name in recording.text if is_tokens(recording.arguments[name]))
     prompt, first = off.calls[0][text], on.calls[0][text][:2]
@@ -257,7 +252,7 @@ def _predicting(pipeline: Pipeline, facts: Mapping[str, Any], recording: Recordi
     if clock is None or seen.timestep is None or seen.handed is None:
         return {"doubt": "no timestep was seen among the denoiser's arguments"}
     told, own = float(call[clock].flatten()[0]), float(seen.timestep)
-    lines = [line for line in ((1.0, 0.0), (1e-3, 0.0), (-1e-3, 1.0)) if math.isclose(own * line[0] + line[1], told)]
+    lines = [line for line in ((1, 0), (1000, 0), (-1000, 1)) if math.isclose(own / line[0] + line[1], told)]
     if not lines:
         return {"doubt": f"the denoiser gets timestep {told:g} where the scheduler has {own:g}"}
     latents = call[recording.latents]

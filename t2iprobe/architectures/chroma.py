@@ -7,11 +7,10 @@ from typing import ClassVar
 
 import diffusers
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from t2iprobe.architectures import tiny_parts as parts
 from t2iprobe.architectures.probed import ProbedAdapter
-from t2iprobe.core.contracts.adapter import Pipeline
 
 
 class Chroma(ProbedAdapter):
@@ -26,6 +25,7 @@ class Chroma(ProbedAdapter):
     sides = 16
     published_facts = MappingProxyType({"vae_scale_factor": 8, "default_sample_size": 128})
     text_kv = ("joint_attn.k", "joint_attn.v")
+    line = (1000, 0)
 
     @classmethod
     @parts.reproducible
@@ -59,7 +59,3 @@ class Chroma(ProbedAdapter):
         """The transformer of the 8.9-billion-parameter model."""
         with torch.device("meta"):
             return diffusers.ChromaTransformer2DModel()
-
-    def clock(self, pipeline: Pipeline, timestep: Tensor) -> Tensor:
-        """See :meth:`ProbedAdapter.clock`."""
-        return timestep / 1000

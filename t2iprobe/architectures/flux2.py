@@ -28,6 +28,7 @@ class Flux2(ProbedAdapter):
     half = "bfloat16"
     reads = 512
     text_kv = ("joint_attn.k", "joint_attn.v")
+    line = (1000, 0)
     guides_apart = True
     square = 1
     published_facts = MappingProxyType({"vae_scale_factor": 8, "default_sample_size": 128})
@@ -61,10 +62,6 @@ class Flux2(ProbedAdapter):
         """See :meth:`Adapter.picture_size`; the pipeline counts in cells of the autoencoder."""
         side = pipeline.default_sample_size * pipeline.vae_scale_factor
         return side, side
-
-    def clock(self, pipeline: Pipeline, timestep: Tensor) -> Tensor:
-        """See :meth:`ProbedAdapter.clock`."""
-        return timestep / 1000
 
     def starting(self, pipeline: Pipeline, latents: Tensor) -> dict[str, Any]:
         """See :meth:`Adapter.starting`; the pipeline packs them itself."""

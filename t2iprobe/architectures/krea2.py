@@ -6,13 +6,12 @@ from typing import ClassVar
 
 import diffusers
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from t2iprobe.architectures import tiny_autoencoders
 from t2iprobe.architectures import tiny_language as language
 from t2iprobe.architectures import tiny_parts as parts
 from t2iprobe.architectures.probed import ProbedAdapter
-from t2iprobe.core.contracts.adapter import Pipeline
 
 
 class Krea2(ProbedAdapter):
@@ -26,6 +25,7 @@ class Krea2(ProbedAdapter):
     reads = 512
     side = 1024
     text_kv = ("joint_attn.k", "joint_attn.v")
+    line = (1000, 0)
     guides_apart = True
     guided_above = 0.0
 
@@ -72,7 +72,3 @@ class Krea2(ProbedAdapter):
         """The published transformer."""
         with torch.device("meta"):
             return diffusers.Krea2Transformer2DModel()
-
-    def clock(self, pipeline: Pipeline, timestep: Tensor) -> Tensor:
-        """See :meth:`ProbedAdapter.clock`."""
-        return timestep / 1000

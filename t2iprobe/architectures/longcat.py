@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import diffusers
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from t2iprobe.architectures import tiny_language as language
 from t2iprobe.architectures import tiny_parts as parts
 from t2iprobe.architectures.probed import ProbedAdapter
-from t2iprobe.core.contracts.adapter import Pipeline
 
 CHANNELS = 16  # of the latents, which the pipeline takes for granted
 
@@ -27,6 +25,8 @@ class LongCatImage(ProbedAdapter):
     denoiser = "transformer"
     half = "bfloat16"
     text_kv = ("joint_attn.k", "joint_attn.v")
+    empty_negative = True
+    line = (1000, 0)
     guides_apart = True
     arguments = MappingProxyType({"enable_prompt_rewrite": False})
 
@@ -63,11 +63,3 @@ class LongCatImage(ProbedAdapter):
         """The published transformer."""
         with torch.device("meta"):
             return diffusers.LongCatImageTransformer2DModel(num_layers=10, num_single_layers=20)
-
-    def inputs(self, pipeline: Pipeline, prompts: Sequence[str]) -> dict[str, Any]:
-        """See :meth:`Adapter.inputs`."""
-        return {**super().inputs(pipeline, prompts), "negative_prompt": [""] * len(prompts)}
-
-    def clock(self, pipeline: Pipeline, timestep: Tensor) -> Tensor:
-        """See :meth:`ProbedAdapter.clock`."""
-        return timestep / 1000

@@ -7,12 +7,11 @@ from typing import Any, ClassVar
 
 import diffusers
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from t2iprobe.architectures import tiny_components
 from t2iprobe.architectures import tiny_parts as parts
 from t2iprobe.architectures.probed import ProbedAdapter
-from t2iprobe.core.contracts.adapter import Pipeline
 
 
 class LuminaNext(ProbedAdapter):
@@ -23,6 +22,7 @@ class LuminaNext(ProbedAdapter):
     hub_id: ClassVar[str] = "Alpha-VLLM/Lumina-Next-SFT-diffusers"
     denoiser = "transformer"
     text_kv = ("cross_attn.k", "cross_attn.v")
+    line = (-1000, 1)
     sign = -1
     pads_to = 64
     cond_first = True
@@ -64,7 +64,3 @@ class LuminaNext(ProbedAdapter):
         """The transformer of the two-billion-parameter model."""
         with torch.device("meta"):
             return diffusers.LuminaNextDiT2DModel(num_layers=24, num_kv_heads=8)
-
-    def clock(self, pipeline: Pipeline, timestep: Tensor) -> Tensor:
-        """See :meth:`ProbedAdapter.clock`: 0 is noise, 1 a picture."""
-        return 1 - timestep / 1000

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import diffusers
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from t2iprobe.architectures import tiny_components
 from t2iprobe.architectures import tiny_parts as parts
@@ -30,6 +30,7 @@ class Lumina2(ProbedAdapter):
     denoiser = "transformer"
     guides_apart = True
     text_kv = ("joint_attn.k", "joint_attn.v")
+    line = (-1000, 1)
     sign = -1
     ragged = True
     reads = 256
@@ -73,10 +74,6 @@ class Lumina2(ProbedAdapter):
         """The transformer of the two-billion-parameter model."""
         with torch.device("meta"):
             return diffusers.Lumina2Transformer2DModel(cap_feat_dim=2304)
-
-    def clock(self, pipeline: Pipeline, timestep: Tensor) -> Tensor:
-        """See :meth:`ProbedAdapter.clock`: 0 is noise, 1 a picture."""
-        return 1 - timestep / 1000
 
     def text_spans(self, pipeline: Pipeline, call: Mapping[str, Any], length: int) -> Sequence[slice]:
         """See :meth:`Adapter.text_spans`; the picture's tokens stand right behind each prompt's."""

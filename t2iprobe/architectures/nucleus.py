@@ -6,13 +6,11 @@ from typing import ClassVar
 
 import diffusers
 import torch
-from torch import Tensor
 
 from t2iprobe.architectures import tiny_autoencoders
 from t2iprobe.architectures import tiny_language as language
 from t2iprobe.architectures import tiny_parts as parts
 from t2iprobe.architectures.probed import ProbedAdapter
-from t2iprobe.core.contracts.adapter import Pipeline
 
 
 class NucleusImage(ProbedAdapter):
@@ -24,6 +22,7 @@ class NucleusImage(ProbedAdapter):
     denoiser = "transformer"
     half = "bfloat16"
     text_kv = ("joint_attn.k", "joint_attn.v")
+    line = (1000, 0)
     guides_apart = True
     pads_to = 64
     sign = -1
@@ -60,7 +59,3 @@ class NucleusImage(ProbedAdapter):
         )
         pipeline.default_sample_size = parts.LATENT  # diffusers fixes it at 128 for every model
         return pipeline
-
-    def clock(self, pipeline: Pipeline, timestep: Tensor) -> Tensor:
-        """See :meth:`ProbedAdapter.clock`."""
-        return timestep / 1000

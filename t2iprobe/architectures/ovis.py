@@ -6,12 +6,11 @@ from typing import ClassVar
 
 import diffusers
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from t2iprobe.architectures import tiny_language as language
 from t2iprobe.architectures import tiny_parts as parts
 from t2iprobe.architectures.probed import ProbedAdapter
-from t2iprobe.core.contracts.adapter import Pipeline
 
 
 class OvisImage(ProbedAdapter):
@@ -24,6 +23,7 @@ class OvisImage(ProbedAdapter):
     half = "bfloat16"
     reads = 256
     text_kv = ("joint_attn.k", "joint_attn.v")
+    line = (1000, 0)
     guides_apart = True
 
     @classmethod
@@ -59,7 +59,3 @@ class OvisImage(ProbedAdapter):
         """The published transformer."""
         with torch.device("meta"):
             return diffusers.OvisImageTransformer2DModel()
-
-    def clock(self, pipeline: Pipeline, timestep: Tensor) -> Tensor:
-        """See :meth:`ProbedAdapter.clock`."""
-        return timestep / 1000

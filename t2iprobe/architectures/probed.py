@@ -42,6 +42,8 @@ class ProbedAdapter(Adapter):
     #: argument of the pipeline call that turns classifier-free guidance on, and above which value
     guidance_argument: ClassVar[str] = "guidance_scale"
     guided_above: ClassVar[float] = 1.0
+    #: whether guidance needs a negative prompt, so that an empty one is passed
+    empty_negative: ClassVar[bool] = False
     #: whether the conditional rows come first in a guided call
     cond_first: ClassVar[bool] = False
     #: arguments of every pipeline call
@@ -58,6 +60,9 @@ class ProbedAdapter(Adapter):
     side: ClassVar[int] = 0
     #: cells per side of what is one token, in denoisers that take latents as tokens
     square: ClassVar[int] = 2
+    #: the timestep that the denoiser gets is the scheduler's divided by the first number, plus the second; of a flow's,
+    #: (1000, 0) is 0 for a picture and 1 for noise, (-1000, 1) the reverse
+    line: ClassVar[tuple[float, float]] = (1, 0)
     #: sign of the prediction: -1 where the pipeline turns it round
     sign: ClassVar[int] = 1
 
@@ -104,7 +109,8 @@ class ProbedAdapter(Adapter):
         """See :meth:`Adapter.inputs`; the picture's size is always said, some pipelines have one for all models."""
         height, width = self.picture_size(pipeline)
         length = {"max_sequence_length": min(self.text_limits(pipeline).values())} if self.reads else {}
-        return {"prompt": list(prompts), "height": height, "width": width, **length, **self.arguments}
+        negative = {"negative_prompt": [""] * len(prompts)} if self.empty_negative else {}
+        return {"prompt": list(prompts), **negative, "height": height, "width": width, **length, **self.arguments}
 
     def text_limits(self, pipeline: Pipeline) -> dict[str, int]:
         """See :meth:`Adapter.text_limits`."""
@@ -190,7 +196,8 @@ class ProbedAdapter(Adapter):
 
     def clock(self, pipeline: Pipeline, timestep: Tensor) -> Tensor:
         """The timestep as the denoiser gets it, for one of the scheduler's."""
-        return timestep
+        divisor, shift = self.line
+        return timestep / divisor + shift
 
     def packed(self, pipeline: Pipeline, latents: Tensor, shape: torch.Size) -> Tensor:
         """(row, channel, y, x) as the denoiser gets it, in this shape."""

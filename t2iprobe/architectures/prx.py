@@ -24,6 +24,7 @@ class Shared(ProbedAdapter):
 
     denoiser = "transformer"
     text_kv = ("joint_attn.k", "joint_attn.v")
+    line = (1000, 0)
     arguments = MappingProxyType({"use_resolution_binning": False})
 
     def guidance(self, pipeline: Pipeline, scale: float) -> dict[str, Any]:
@@ -48,10 +49,6 @@ class Shared(ProbedAdapter):
             yield
         finally:
             handle.remove()
-
-    def clock(self, pipeline: Pipeline, timestep: Tensor) -> Tensor:
-        """See :meth:`ProbedAdapter.clock`."""
-        return timestep / 1000
 
 
 class PRX(Shared):

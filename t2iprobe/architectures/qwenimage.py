@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import diffusers
 import torch
@@ -31,6 +30,8 @@ class QwenImage(ProbedAdapter):
     denoiser = "transformer"
     half = "bfloat16"
     text_kv = ("joint_attn.k", "joint_attn.v")
+    empty_negative = True
+    line = (1000, 0)
     guides_apart = True
     guidance_argument = "true_cfg_scale"
     pads_to = 64
@@ -68,14 +69,6 @@ class QwenImage(ProbedAdapter):
         """The published transformer."""
         with torch.device("meta"):
             return diffusers.QwenImageTransformer2DModel()
-
-    def inputs(self, pipeline: Pipeline, prompts: Sequence[str]) -> dict[str, Any]:
-        """See :meth:`Adapter.inputs`."""
-        return {**super().inputs(pipeline, prompts), "negative_prompt": [""] * len(prompts)}
-
-    def clock(self, pipeline: Pipeline, timestep: Tensor) -> Tensor:
-        """See :meth:`ProbedAdapter.clock`."""
-        return timestep / 1000
 
 
 class QwenImage21(QwenImage):
