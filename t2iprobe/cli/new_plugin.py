@@ -6,13 +6,14 @@ import keyword
 import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import Literal, get_args
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from typing import TYPE_CHECKING, Literal, get_args
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.runs.files import write
 from t2iprobe.registry.hookspecs import API, PROJECT
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 Kind = Literal["adapter", "command", "detector", "editor", "inverter", "localizer", "metric", "section"]
 #: what a plugin of a kind is, and how it is used
@@ -74,6 +75,8 @@ def write_plugin(name: str, kind: Kind, out: Path, taken: Collection[str]) -> li
 
 
 def _templates() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # no other command line needs it
+
     return Environment(
         loader=PackageLoader("t2iprobe.cli", "templates/plugin"),
         undefined=StrictUndefined,

@@ -14,7 +14,7 @@ import typer
 
 from t2iprobe.cli.command import takes
 from t2iprobe.cli.console import Format, print_json, print_table, say, tell
-from t2iprobe.cli.new_plugin import Kind
+from t2iprobe.cli.new_plugin import Kind, write_plugin
 from t2iprobe.cli.options import PrintOptions
 from t2iprobe.core.command_options import Options, option
 from t2iprobe.registry.kinds import OWN
@@ -66,8 +66,6 @@ def new(options: NewOptions, context: typer.Context) -> None:
 
     Example: t2iprobe plugins new sharpness --kind metric
     """
-    from t2iprobe.cli.new_plugin import write_plugin  # with jinja2, which no other command line needs
-
     kind = f"{options.kind}s"
     registered: Mapping[str, object] = getattr(context.obj, kind, dict)()  # sections have no names
     taken = {*registered, *OWN.get(kind, ()), *(row.name for row in context.obj.listing())}
