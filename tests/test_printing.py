@@ -10,7 +10,7 @@ import pytest
 
 import t2iprobe
 from t2iprobe.cli import console, main
-from t2iprobe.cli.console import PlainConsole, print_table, say, tell
+from t2iprobe.cli.console import PlainConsole, print_table, say, silent, tell
 from t2iprobe.cli.progress import counting
 from t2iprobe.cli.tables import print_wide
 
@@ -39,20 +39,22 @@ def test_data_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("notebook", "expected"),
+    ("notebook", "quiet", "expected"),
     [
-        (False, r"signs 1/4 [\d:-]+\nsigns 2/4 [\d:-]+\n"),
-        (True, r"\rsigns 1/4 [\d:-]+ +\rsigns 2/4 [\d:-]+ +\r {80}\r"),
+        (False, False, r"signs 1/4 [\d:-]+\nsigns 2/4 [\d:-]+\n"),
+        (True, False, r"\rsigns 1/4 [\d:-]+ +\rsigns 2/4 [\d:-]+ +\r {80}\r"),
+        (False, True, ""),
+        (True, True, ""),
     ],
 )
 def test_progress_is_told_where_no_bar_can_be_drawn(
-    notebook: bool, expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    notebook: bool, quiet: bool, expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("EVERY", "EVERY_IN_NOTEBOOK"):
         monkeypatch.setattr(f"t2iprobe.cli.progress.{name}", 0.0)
     monkeypatch.setattr("t2iprobe.cli.progress.in_notebook", lambda: notebook)
     monkeypatch.setenv("COLUMNS", "80")
-    with counting("signs", 4) as tick:
+    with silent(quiet), counting("signs", 4) as tick:
         tick(1, 4)
         tick(2, 4)
     assert re.fullmatch(expected, capsys.readouterr().err)

@@ -66,19 +66,25 @@ class Bars(Progress):
         """Remove the bars, or a notebook's line."""
         super().stop()
         if in_notebook():
-            notes.file.write("\r" + " " * notes.width + "\r")
+            _write("\r" + " " * notes.width + "\r")
 
     def _line_when_due(self) -> None:
         if not self.disable or time.monotonic() < self._next_line:
             return
         self._next_line = time.monotonic() + (EVERY_IN_NOTEBOOK if in_notebook() else EVERY)
         line = visible("; ".join(self._in_words(task) for task in self.tasks if task.total))
-        notes.file.write(f"\r{line[: notes.width]:{notes.width}}" if in_notebook() else f"{line}\n")
-        notes.file.flush()
+        _write(f"\r{line[: notes.width]:{notes.width}}" if in_notebook() else f"{line}\n")
 
     def _in_words(self, task: Task) -> str:
         shown = (column(task) for column in self.columns if not isinstance(column, (BarColumn, str)))
         return " ".join(str(text) for text in shown if str(text))
+
+
+def _write(text: str) -> None:
+    """Write on stderr as it is, unless notes are silenced, see :func:`~t2iprobe.cli.console.silent`."""
+    if not notes.quiet:
+        notes.file.write(text)
+        notes.file.flush()
 
 
 @contextmanager
