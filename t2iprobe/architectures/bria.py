@@ -18,7 +18,6 @@ class Bria(ProbedAdapter):
     pipelines: ClassVar[frozenset[str]] = frozenset({"BriaPipeline"})
     hub_id: ClassVar[str] = "briaai/BRIA-3.2"
     denoiser = "transformer"
-    half = "bfloat16"
     reads = 128
     text_kv = ("joint_attn.k", "joint_attn.v")
 

@@ -26,7 +26,6 @@ class ErnieImage(ProbedAdapter):
     pipelines: ClassVar[frozenset[str]] = frozenset({"ErnieImagePipeline"})
     hub_id: ClassVar[str] = "baidu/ERNIE-Image"
     denoiser = "transformer"
-    half = "bfloat16"
     text_kv = ("joint_attn.k", "joint_attn.v")
     pads_to = 64
     side = 1024

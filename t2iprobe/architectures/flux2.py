@@ -25,7 +25,6 @@ class Flux2(ProbedAdapter):
     pipelines: ClassVar[frozenset[str]] = frozenset({"Flux2Pipeline"})
     hub_id: ClassVar[str] = "black-forest-labs/FLUX.2-dev"
     denoiser = "transformer"
-    half = "bfloat16"
     reads = 512
     text_kv = ("joint_attn.k", "joint_attn.v")
     line = (1000, 0)

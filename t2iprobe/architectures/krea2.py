@@ -21,7 +21,6 @@ class Krea2(ProbedAdapter):
     pipelines: ClassVar[frozenset[str]] = frozenset({"Krea2Pipeline"})
     hub_id: ClassVar[str] = "krea/Krea-2-Raw"
     denoiser = "transformer"
-    half = "bfloat16"
     reads = 512
     side = 1024
     text_kv = ("joint_attn.k", "joint_attn.v")

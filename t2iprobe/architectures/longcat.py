@@ -23,7 +23,6 @@ class LongCatImage(ProbedAdapter):
     pipelines: ClassVar[frozenset[str]] = frozenset({"LongCatImagePipeline"})
     hub_id: ClassVar[str] = "meituan-longcat/LongCat-Image"
     denoiser = "transformer"
-    half = "bfloat16"
     text_kv = ("joint_attn.k", "joint_attn.v")
     empty_negative = True
     line = (1000, 0)

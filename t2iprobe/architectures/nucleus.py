@@ -20,7 +20,6 @@ class NucleusImage(ProbedAdapter):
     pipelines: ClassVar[frozenset[str]] = frozenset({"NucleusMoEImagePipeline"})
     hub_id: ClassVar[str] = "NucleusAI/NucleusMoE-Image"
     denoiser = "transformer"
-    half = "bfloat16"
     text_kv = ("joint_attn.k", "joint_attn.v")
     line = (1000, 0)
     guides_apart = True

@@ -20,7 +20,6 @@ class OvisImage(ProbedAdapter):
     pipelines: ClassVar[frozenset[str]] = frozenset({"OvisImagePipeline"})
     hub_id: ClassVar[str] = "AIDC-AI/Ovis-Image-7B"
     denoiser = "transformer"
-    half = "bfloat16"
     reads = 256
     text_kv = ("joint_attn.k", "joint_attn.v")
     line = (1000, 0)

@@ -28,7 +28,6 @@ class QwenImage(ProbedAdapter):
     pipelines: ClassVar[frozenset[str]] = frozenset({"QwenImagePipeline"})
     hub_id: ClassVar[str] = "Qwen/Qwen-Image"
     denoiser = "transformer"
-    half = "bfloat16"
     text_kv = ("joint_attn.k", "joint_attn.v")
     empty_negative = True
     line = (1000, 0)
