@@ -16,18 +16,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from t2iprobe.architectures import autoencoders, layers
-from t2iprobe.architectures.probing import Recording, record
+from t2iprobe.architectures.probing import Reached, Recording, record
 from t2iprobe.core.branch import Branch
 from t2iprobe.core.contracts.adapter import Adapter, Conditioning, FromText, Pipeline, perturbs
 from t2iprobe.core.errors import ModelError
+from t2iprobe.core.hooks import bound, prediction_of
 from t2iprobe.core.shadow import shadowed
 from t2iprobe.core.sites import Site
 
 PROMPTS = ("a sign", "a red framed sign that says OPEN")
-
-
-class _Reached(Exception):
-    """The denoiser has been called; there is no need to go on."""
 
 
 class ProbedAdapter(Adapter):
@@ -83,11 +80,7 @@ class ProbedAdapter(Adapter):
             ModelError: the pipeline never calls its denoiser.
         """
         prompts = [prompt for prompt in self.prompts for _ in range(2)]
-        noise = [torch.Generator().manual_seed(seed) for seed in (0, 1, 0, 1)]
-        arguments = {
-            **self.settings(pipeline), **self.inputs(pipeline, prompts), **self.guidance(pipeline, self.guided_above),
-            "num_inference_steps": 2, "generator": noise, "output_type": "latent",
-        }  # fmt: skip
+        arguments = self._unguided(pipeline, prompts, (0, 1, 0, 1))
         with self.prepared(pipeline, arguments):
             found = record(self.module(pipeline), lambda: pipeline(**arguments))
         # where each row has its own tokens only, no mask has to come along; pipelines omit it for rows of equal length
@@ -190,8 +183,7 @@ class ProbedAdapter(Adapter):
         call[recording.latents] = self.packed(pipeline, latents, shape)
         clock = next(name for name in ("timestep", "timesteps", "t") if name in call)
         call[clock] = self.clock(pipeline, timestep).to(call[clock])
-        output = self.module(pipeline)(**call)
-        value = output[0] if isinstance(output, tuple) else output.sample
+        value = prediction_of(self.module(pipeline)(**call))
         return self.sign * self.unpacked(pipeline, value, latents.shape)
 
     def clock(self, pipeline: Pipeline, timestep: Tensor) -> Tensor:
@@ -247,27 +239,30 @@ class ProbedAdapter(Adapter):
             known[key] = call
         return known[key]
 
+    def _unguided(self, pipeline: Pipeline, prompts: Sequence[str], seeds: Sequence[int]) -> dict[str, Any]:
+        """Arguments of the pipeline call for these prompts and seeds, without guidance."""
+        return {
+            **self.settings(pipeline), **self.inputs(pipeline, prompts), **self.guidance(pipeline, self.guided_above),
+            "generator": [torch.Generator().manual_seed(seed) for seed in seeds],
+            "num_inference_steps": 2, "output_type": "latent",
+        }  # fmt: skip
+
     def _call(self, pipeline: Pipeline, prompts: Sequence[str], **size: int) -> dict[str, Any]:
         """Arguments of the denoiser's first call for these prompts, without guidance."""
-        denoiser, seen = self.module(pipeline), {}
+        denoiser, seen = self.module(pipeline), dict[str, Any]()
 
         def reached(*args: Any, **kwargs: Any) -> Any:
-            seen.update(inspect.signature(type(denoiser).forward).bind(denoiser, *args, **kwargs).arguments)
-            raise _Reached
+            seen.update(bound(denoiser, args, kwargs))
+            raise Reached
 
-        arguments = {
-            **self.settings(pipeline), **self.inputs(pipeline, prompts), **self.guidance(pipeline, self.guided_above),
-            **size, "num_inference_steps": 2, "output_type": "latent",
-            "generator": [torch.Generator().manual_seed(0) for _ in prompts],
-        }  # fmt: skip
+        arguments = self._unguided(pipeline, prompts, [0] * len(prompts)) | size
         with self.prepared(pipeline, arguments), shadowed(denoiser, "forward", reached):
             try:
                 pipeline(**arguments)
-            except _Reached:
+            except Reached:
                 pipeline.maybe_free_model_hooks()
         if not seen:
             raise ModelError(f"{self.name}: {type(pipeline).__name__} never calls its {self.denoiser}")
-        seen.pop("self")
         return seen
 
 
