@@ -114,9 +114,7 @@ class HiDream(ProbedAdapter):
 
         The pipeline enlarges or shrinks them to the area of its own size, and rounds down.
         """
-        own = self.picture_size(pipeline)
-        height, width = (arguments.get(name) or side for name, side in zip(("height", "width"), own, strict=True))
-        cells = math.sqrt(height * width) / self.pixels_per_latent(pipeline)
+        cells = math.sqrt(arguments["height"] * arguments["width"]) / self.pixels_per_latent(pipeline)
         with shadowed(pipeline, "default_sample_size", cells * (1 + 1e-9)):
             yield
 

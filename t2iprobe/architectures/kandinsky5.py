@@ -107,8 +107,7 @@ class Kandinsky5(ProbedAdapter):
     def prepared(self, pipeline: Pipeline, arguments: dict[str, Any]) -> Iterator[None]:
         """See :meth:`Adapter.prepared`; pictures are as large as asked for, not as one of the pipeline's list."""
         encode = pipeline.encode_prompt
-        own = zip(("width", "height"), self.picture_size(pipeline)[::-1], strict=True)
-        size = tuple(arguments.get(name) or side for name, side in own)
+        size = arguments["width"], arguments["height"]
 
         def padded(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
             text, pooled, ends = encode(*args, **kwargs)
