@@ -7,9 +7,7 @@ from typing import Any
 import transformers
 
 from t2iprobe.architectures import tiny_language as language
-from t2iprobe.architectures.tiny_parts import SPECIAL, VOCABULARY, enliven
-
-PAD, END = (VOCABULARY[token] for token in (SPECIAL[0], SPECIAL[-1]))
+from t2iprobe.architectures.tiny_parts import VOCABULARY, enliven, t5_settings
 
 
 def decoder_settings(width: int) -> dict[str, Any]:
@@ -43,23 +41,11 @@ def bert(width: int) -> transformers.BertModel:
         num_hidden_layers=2,
         num_attention_heads=2,
         max_position_embeddings=77,
-        pad_token_id=PAD,
+        pad_token_id=VOCABULARY["<pad>"],
     )
     return enliven(transformers.BertModel(config))
 
 
 def umt5(width: int) -> transformers.UMT5EncoderModel:
     """T5 with position biases of its own in every layer: AuraFlow's text encoder."""
-    config = transformers.UMT5Config(
-        vocab_size=len(VOCABULARY),
-        d_model=width,
-        d_kv=width // 2,
-        d_ff=2 * width,
-        num_layers=2,
-        num_heads=2,
-        dropout_rate=0.0,
-        feed_forward_proj="gated-gelu",
-        pad_token_id=PAD,
-        eos_token_id=END,
-    )
-    return transformers.UMT5EncoderModel(config).eval()
+    return transformers.UMT5EncoderModel(transformers.UMT5Config(**t5_settings(width))).eval()

@@ -72,21 +72,25 @@ def clip_with_projection(width: int, length: int = LENGTH) -> transformers.CLIPT
     return enliven(transformers.CLIPTextModelWithProjection(clip_config(width, length)))
 
 
+def t5_settings(width: int, vocabulary: int = len(VOCABULARY)) -> dict[str, Any]:
+    """Sizes of two layers of T5 or of its multilingual kin."""
+    return {
+        "vocab_size": vocabulary,
+        "d_model": width,
+        "d_kv": width // 2,
+        "d_ff": 2 * width,
+        "num_layers": 2,
+        "num_heads": 2,
+        "dropout_rate": 0.0,
+        "feed_forward_proj": "gated-gelu",
+        "pad_token_id": VOCABULARY["<pad>"],
+        "eos_token_id": VOCABULARY["</s>"],
+    }
+
+
 def t5(width: int, vocabulary: int = len(VOCABULARY)) -> transformers.T5EncoderModel:
     """A T5 encoder of two layers; its default initialisation lets enough signal through."""
-    config = transformers.T5Config(
-        vocab_size=vocabulary,
-        d_model=width,
-        d_kv=width // 2,
-        d_ff=2 * width,
-        num_layers=2,
-        num_heads=2,
-        dropout_rate=0.0,
-        feed_forward_proj="gated-gelu",
-        pad_token_id=VOCABULARY["<pad>"],
-        eos_token_id=VOCABULARY["</s>"],
-    )
-    return transformers.T5EncoderModel(config).eval()
+    return transformers.T5EncoderModel(transformers.T5Config(**t5_settings(width, vocabulary))).eval()
 
 
 def autoencoder(downsamplings: int = 1, channels: int = CHANNELS, **settings: Any) -> diffusers.AutoencoderKL:
