@@ -7,7 +7,7 @@ importing a plugin must not import torch.
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -42,10 +42,9 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 def view_at(place: str) -> View:
     """The view ``module:function`` of a kind of run, imported when such a run is looked at."""
-    module, _, name = place.partition(":")
 
     def view(path: Path, plugins: Plugins) -> RunView:
-        found: RunView = getattr(importlib.import_module(module), name)(path, plugins)
+        found: RunView = pkgutil.resolve_name(place)(path, plugins)
         return found
 
     return view
