@@ -725,6 +725,13 @@ def test_transformers_does_not_ask_for_torchvision(monkeypatch: pytest.MonkeyPat
     logger = logging.getLogger("transformers.utils.import_utils")
     words = "`CLIPImageProcessor` requires torchvision (not installed); falling back", "something else"
     monkeypatch.setattr(logger, "handlers", [handler])
-    monkeypatch.setattr("t2iprobe.registry.loading._loaded", lambda *args: [logger.error(one) for one in words])
-    t2i.load("tiny-sd3")
+
+    def load_pipeline(*args: Any) -> None:
+        for one in words:
+            logger.error(one)
+        raise ConfigError("as far as this")
+
+    monkeypatch.setattr(t2i.Plugins, "load_pipeline", load_pipeline)
+    with pytest.raises(ConfigError, match="as far as this"):
+        t2i.load("tiny-sd3")
     assert said == ["something else"]

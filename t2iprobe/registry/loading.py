@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,31 +16,19 @@ from t2iprobe.core.load_options import LoadOptions
 from t2iprobe.core.names import choice, near
 from t2iprobe.core.pairs import Pair
 from t2iprobe.core.planted import sampling_defaults
+from t2iprobe.core.unsaid import unsaid
 
 if TYPE_CHECKING:
     from t2iprobe.core.model import Model
     from t2iprobe.registry.manager import Family, Plugins
 
 
+# said at the first import of pipelines: that it would make processors of images faster
+@unsaid("requires torchvision", "transformers.utils.import_utils")
 def load_model(
     model: Any, upscaler: Any, options: LoadOptions, plugins: Plugins, family: Family | None = None
 ) -> Model:
     """See :meth:`Plugins.load`."""
-    logger = logging.getLogger("transformers.utils.import_utils")
-    logger.addFilter(_is_needed)
-    try:
-        return _loaded(model, upscaler, options, plugins, family)
-    finally:
-        logger.removeFilter(_is_needed)
-
-
-def _is_needed(record: logging.LogRecord) -> bool:
-    """Not the warning, at the first import of pipelines, that torchvision would be faster for processors of images."""
-    return "requires torchvision" not in record.getMessage()
-
-
-def _loaded(model: Any, upscaler: Any, options: LoadOptions, plugins: Plugins, family: Family | None) -> Model:
-    """A model from a name, or around a built pipeline."""
     from t2iprobe.core.model import Model
     from t2iprobe.registry.placing import check_offload
 

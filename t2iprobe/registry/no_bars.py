@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,8 @@ from contextlib import contextmanager
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
 from transformers.utils import logging as transformers_logging
+
+from t2iprobe.core.unsaid import unsaid
 
 
 @contextmanager
@@ -19,16 +20,14 @@ def no_bars() -> Iterator[None]:
     And "There are modules in … that should be kept in float32: []", which diffusers says of most networks in half
     precision.
     """
-    models = logging.getLogger("diffusers.models.modeling_utils")
     downloads_silent = are_progress_bars_disabled()  # transformers changes this setting too
     shown = [library for library in (diffusers_logging, transformers_logging) if library.is_progress_bar_enabled()]
     for library in shown:
         library.disable_progress_bar()
-    models.addFilter(_says_something)
     try:
-        yield
+        with unsaid("kept in float32: []", "diffusers.models.modeling_utils"):
+            yield
     finally:
-        models.removeFilter(_says_something)
         with warnings.catch_warnings():
             # transformers enables those of downloads too, which HF_HUB_DISABLE_PROGRESS_BARS=1 answers with a warning
             warnings.simplefilter("ignore", UserWarning)
@@ -36,7 +35,3 @@ def no_bars() -> Iterator[None]:
                 library.enable_progress_bar()
         if downloads_silent:
             disable_progress_bars()
-
-
-def _says_something(record: logging.LogRecord) -> bool:
-    return "kept in float32: []" not in record.getMessage()

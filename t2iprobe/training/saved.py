@@ -7,7 +7,6 @@ diffusers, scale and text-encoder parts included; and a file of another model is
 from __future__ import annotations
 
 import hashlib
-import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,13 +27,14 @@ from t2iprobe.core.errors import ConfigError, DamagedError
 from t2iprobe.core.hub_advice import explained, failed_at_hub
 from t2iprobe.core.model import Model
 from t2iprobe.core.runs.checksums import check
+from t2iprobe.core.unsaid import unsaid
 from t2iprobe.training import peft_folder
 
 State = Mapping[str, Tensor]
 #: suffixes of weight names behind their module's path
 MARKS = (".lora_", ".lokr_")
-#: loggers that warn for every component of a pipeline that the LoRA does not adapt, and how these warnings begin
-SAYING, EXPECTED = ("diffusers.loaders.peft", "diffusers.loaders.lora_base"), "No LoRA keys associated to"
+#: a warning for every component of a pipeline that the LoRA does not adapt, and its loggers
+EXPECTED = "No LoRA keys associated to", "diffusers.loaders.peft", "diffusers.loaders.lora_base"
 
 
 def put_on(model: Model, ref: str | Path, name: str) -> None:
@@ -213,17 +213,6 @@ def _named(model: Model) -> str:
 @contextmanager
 def _unsaid() -> Iterator[None]:
     """Silence two warnings: that a component has no LoRA weights (most have none), and that there is another LoRA."""
-
-    def wanted(record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith(EXPECTED)
-
-    loggers = [logging.getLogger(name) for name in SAYING]
-    for logger in loggers:
-        logger.addFilter(wanted)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
-            yield
-    finally:
-        for logger in loggers:
-            logger.removeFilter(wanted)
+    with unsaid(*EXPECTED), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
+        yield
