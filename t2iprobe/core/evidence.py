@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -152,12 +153,16 @@ def _ends(sign: float, own: Array, span: Array, bounds: Bounds) -> tuple[float, 
     return float(least), float(np.quantile(high, 0.975, method="inverted_cdf"))
 
 
-@lru_cache(maxsize=4)
 def resampled(clusters: int, seed: int, resamples: int = RESAMPLES) -> Array:
-    """Weights of the clusters in bootstrap resamples, (resample, cluster); drawing takes longer than using them."""
-    drawn = np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), resamples) / clusters
-    drawn.flags.writeable = False
-    return drawn
+    """Weights of the clusters in bootstrap resamples, (resample, cluster)."""
+    return _counts(clusters, seed, resamples).astype(np.float64) / clusters
+
+
+@lru_cache(maxsize=4)  # drawing takes longer than using them; in few bytes, because they are kept
+def _counts(clusters: int, seed: int, resamples: int) -> NDArray[Any]:
+    """How often each cluster is drawn, (resample, cluster)."""
+    drawn = np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), resamples)
+    return drawn.astype(np.min_scalar_type(clusters))
 
 
 def shown(spans: Array) -> bool:
@@ -247,16 +252,14 @@ def sign_flips(moved: Array, seed: int = 0, draws: int = 4000) -> Array:
     if count <= EXACT:
         signs = 1.0 - 2 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1)
         return (signs @ moved.T >= least).mean(axis=0)
-    signs = _signs(count, seed, draws)
+    signs = _signs(count, seed, draws).astype(np.float64)
     return (1 + (signs @ moved.T >= least).sum(axis=0)) / (draws + 1)
 
 
 @lru_cache(maxsize=4)
-def _signs(clusters: int, seed: int, draws: int) -> Array:
+def _signs(clusters: int, seed: int, draws: int) -> NDArray[np.int8]:
     """Random signs, (draw, cluster)."""
-    drawn = np.random.default_rng(seed).choice([-1.0, 1.0], (draws, clusters))
-    drawn.flags.writeable = False
-    return drawn
+    return np.random.default_rng(seed).choice(np.array([-1, 1], np.int8), (draws, clusters))
 
 
 def holm(p: Sequence[float] | Array) -> Array:
