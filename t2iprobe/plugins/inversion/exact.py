@@ -1,4 +1,4 @@
-"""Schemes that carry more than one state and give the image back by algebra alone, whatever the model predicts."""
+"""Schemes that keep a second state, or the noise of each step, and give the image back whatever the model predicts."""
 
 from __future__ import annotations
 

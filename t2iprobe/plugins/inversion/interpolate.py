@@ -93,30 +93,33 @@ def interpolate(
         ]
         for what, states in ends.items()
     }
+    legible = {
+        what: [None if read is None else np.array(read(pixels, prompts)) for pixels in along]
+        for what, along in made.items()
+    }
     rows = []
     for what, along in made.items():
-        before = [None, *(pixels.astype(np.float32) for pixels in along)]
-        for share, last, pixels, noise in zip(shares, before, along, made[TRUE], strict=False):
+        points = zip(shares, [None, *along[:-1]], along, made[TRUE], legible[what], legible[TRUE], strict=True)
+        for share, last, pixels, noise, shown, shown_by_noise in points:
             row: dict[str, Any] = {
                 "what": what,
                 "share": share,
                 "frechet": frechet.to(pixels),
                 "diversity": pairwise(pixels),
                 "contrast": float(pixels.reshape(len(pixels), -1).std(1).mean() / 255),
-                "step": None if last is None else float(np.abs(pixels - last).mean() / 255),
+                "step": None if last is None else float(np.abs(pixels - last.astype(np.float32)).mean() / 255),
             }
             morph = (1 - share) * own[first] + share * own[second]
             for end, others in (("noise", noise), ("morph", morph.round().astype(np.uint8))):
                 scores = similar(pixels, others, metrics)
                 row |= {f"{name}_to_{end}": float(np.mean(values)) for name, values in scores.items()}
-            legible = None if read is None else np.array(read(pixels, prompts))
-            if legible is not None:
-                row["read"] = float(legible.mean())
+            if shown is not None:
+                row["read"] = float(shown.mean())
             if what != TRUE:
                 row["diversity_beside_noise"] = more_diverse(pixels, noise, prompts)
                 row["frechet_beside_noise"] = frechet.beside(pixels, noise, prompts)
-                if read is not None and legible is not None:
-                    row["read_beside_noise"] = over(legible - read(noise, prompts), prompts)
+                if shown is not None:
+                    row["read_beside_noise"] = over(shown - shown_by_noise, prompts)
             row |= {metric.name: metric.score(list(map(Image.fromarray, pixels)), images) for metric in aggregates}
             rows.append(row)
     numbers = {
