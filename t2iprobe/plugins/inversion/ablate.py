@@ -158,9 +158,19 @@ def cost_plan(options: AblateOptions, plugins: Plugins) -> dict[str, Any]:
     return plan.of_parts([plan.of_study(name, study) for name, study in settings], settings[0][1])
 
 
-def run(options: AblateOptions, path: Path, plugins: Plugins, command: Sequence[str] = ()) -> dict[str, Any]:
-    """Run every setting as a run of its own below ``path``; settings that are complete are not measured again."""
-    model = session.loaded(options, plugins)
+def run(
+    options: AblateOptions, path: Path, plugins: Plugins, command: Sequence[str] = (), model: Model | None = None
+) -> dict[str, Any]:
+    """Run every setting as a run of its own below ``path``; settings that are complete are not measured again.
+
+    Args:
+        options: the options.
+        path: the folder that holds all runs.
+        plugins: the session's plugins.
+        command: the command line, for the manifest.
+        model: the model, if it is loaded.
+    """
+    model = model or session.loaded(options, plugins)
     options = options.filled({"limit": ROWS})
     ablated = studies(options, model, plugins)  # what cannot work is refused before the folder is made
     ref = portable(reference(options.arch, options.model, plugins))

@@ -85,5 +85,5 @@ def run(options: InvertStudyOptions, path: Path, plugins: Plugins, command: Sequ
     session.analyzed(session.run_study(parts.inversion, path), AnalysisSettings())
     downstream.interpolated(parts.between, plugins, parts.model)
     downstream.edited(parts.edited, plugins, parts.model)
-    ablate.run(parts.ablated, path / WITHIN, plugins, command)
+    ablate.run(parts.ablated, path / WITHIN, plugins, command, parts.model)
     return plugins.show(path)
