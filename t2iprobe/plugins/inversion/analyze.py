@@ -306,9 +306,12 @@ def plain_mask(run: Inverted, options: AnalysisSettings) -> plain.Mask:
     scale = 1.0 if options.range == "unit" else 2.0
     if options.domain == "states":
         return plain.plain_mask(run.clean * scale / 2, options.threshold)
-    pictures = run.pictures("source").transpose(0, 3, 1, 2) / 255.0
-    mask = plain.plain_mask(pictures * scale, options.threshold)
-    return plain.shrunk_mask(mask, mask.shape[-1] // run.noise.shape[-1])
+    masks = []
+    for row in range(len(run.rows)):  # one by one: pixels take far more memory than what is denoised
+        pixels = np.asarray(run.picture("source", row)).transpose(2, 0, 1)[None] / 255.0
+        mask = plain.plain_mask(pixels * scale, options.threshold)
+        masks.append(plain.shrunk_mask(mask, mask.shape[-1] // run.noise.shape[-1]))
+    return np.concatenate(masks)
 
 
 def plain_areas(run: Inverted, mask: plain.Mask, options: AnalysisSettings) -> Numbers:

@@ -30,6 +30,7 @@ from t2iprobe.plugins.inversion.arms import InversionArm, parse_arm
 from t2iprobe.plugins.inversion.imageonly import ImageOnly, family_of
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.options import ROWS, FollowOptions, InvertOptions
+from t2iprobe.plugins.inversion.pictures import ROWS as SHOWN
 from t2iprobe.plugins.inversion.pictures import overview
 from t2iprobe.plugins.inversion.resample import LevelSampler
 from t2iprobe.plugins.inversion.run import InversionCost, InversionQuestion, InversionStudy
@@ -178,7 +179,7 @@ def analyzed(run: Inverted, settings: AnalysisSettings) -> dict[str, Any]:
     with notes.status("analyzing") as status:
         numbers = analyze(run, settings, lambda part: status.update(f"analyzing: {part}"))
         status.update("drawing")
-        mask = plain_mask(run, settings)
+        mask = plain_mask(run.part(range(min(SHOWN, len(run.rows)))), settings)
         sheets = {f"pictures-{number}": overview(run, mask, arm) for number, arm in enumerate(run.arms)}
         return views.added(run.path, "analysis", numbers, plots.figures(numbers) | sheets)
 
