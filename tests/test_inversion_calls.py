@@ -17,7 +17,8 @@ from t2iprobe.plugins.inversion.arms import parse_arm
 from t2iprobe.plugins.inversion.guidance import NullText
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.options import InvertOptions
-from t2iprobe.plugins.inversion.run import InversionQuestion, InversionStudy
+from t2iprobe.plugins.inversion.question import InversionQuestion
+from t2iprobe.plugins.inversion.run import InversionStudy
 from t2iprobe.registry.manager import Plugins
 from t2iprobe.sampling import model_denoiser, state_shape, used_schedule
 

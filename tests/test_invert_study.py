@@ -42,7 +42,8 @@ from t2iprobe.plugins.inversion.arms import InversionArm, parse_arm
 from t2iprobe.plugins.inversion.exact import EditFriendly
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.options import InterpolateOptions, InvertEditOptions, InvertOptions
-from t2iprobe.plugins.inversion.run import InversionQuestion, InversionStudy, in_parts
+from t2iprobe.plugins.inversion.question import InversionQuestion
+from t2iprobe.plugins.inversion.run import InversionStudy, in_parts
 from t2iprobe.plugins.inversion.trajectory_store import SAMPLE, phase
 from t2iprobe.registry.manager import Plugins
 from t2iprobe.report.figures import CELL

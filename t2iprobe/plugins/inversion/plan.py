@@ -16,7 +16,8 @@ from t2iprobe.plugins.inversion.arms import ArmProperties, examined, methods_of,
 from t2iprobe.plugins.inversion.imageonly import FAMILIES
 from t2iprobe.plugins.inversion.options import ROWS, InvertOptions
 from t2iprobe.plugins.inversion.presets import PRESETS, InversionPreset
-from t2iprobe.plugins.inversion.run import InversionCost, InversionQuestion, InversionStudy, cost_of
+from t2iprobe.plugins.inversion.question import InversionCost, InversionQuestion, cost_of
+from t2iprobe.plugins.inversion.run import InversionStudy
 from t2iprobe.plugins.inversion.sources import Source, repeated
 from t2iprobe.sampling import schedule_of, sides, state_shape
 

@@ -32,8 +32,9 @@ from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.options import ROWS, FollowOptions, InvertOptions
 from t2iprobe.plugins.inversion.pictures import ROWS as SHOWN
 from t2iprobe.plugins.inversion.pictures import overview
+from t2iprobe.plugins.inversion.question import InversionCost, InversionQuestion
 from t2iprobe.plugins.inversion.resample import LevelSampler
-from t2iprobe.plugins.inversion.run import InversionCost, InversionQuestion, InversionStudy
+from t2iprobe.plugins.inversion.run import InversionStudy
 from t2iprobe.plugins.inversion.sources import Source, folder, repeated
 from t2iprobe.report.folder import ANSWER
 from t2iprobe.sampling import model_denoiser, sides, state_shape, two_sided
