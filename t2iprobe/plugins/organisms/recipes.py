@@ -31,6 +31,8 @@ class ModelRecipe:
         drop: share of pairs whose prompts are emptied, for classifier-free guidance.
         seed: random seed of weights and data.
         guidance, num_steps: sampling defaults.
+        autoencoder_steps: steps of the autoencoder, for families that have one.
+        options: read by nothing, but part of the digests of the shipped weights.
         start: embedded model or pipeline folder whose weights to start from, including the autoencoder; default random
             weights.
         noise_steps: further steps for the last layers, which learn to predict noise instead of velocity
