@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import shell
@@ -14,7 +15,7 @@ from typer.testing import Result
 
 from t2iprobe.cli.console import answers
 from t2iprobe.core.errors import ModelError
-from t2iprobe.plugins.inversion import plan
+from t2iprobe.plugins.inversion import plan, session
 from t2iprobe.plugins.inversion.presets import PRESETS, applied
 from t2iprobe.plugins.metrics.readers import RapidOCRReader
 from t2iprobe.registry.manager import Plugins
@@ -109,12 +110,14 @@ def test_a_study_tells_its_total_before_its_parts(model: Path, tmp_path: Path, m
     """And the parts add up to it."""
     # the pictures are of a random model: there is nothing to read, and reading would take half of the time
     monkeypatch.setattr(RapidOCRReader, "read", lambda self, images: [""] * len(images))
-    run = tmp_path / "run"
+    run, loads = tmp_path / "run", Mock(wraps=session.loaded)
+    monkeypatch.setattr(session, "loaded", loads)
     outcome = invoke("study", "--model", model, "--limit", 16, "--num-steps", 3, "--device", "cpu", "--out", run)
     assert outcome.exit_code == 0, (outcome.output, outcome.exception)
     counts = re.findall(r"plan.*?([\d,]+) denoiser rows", " ".join(outcome.stderr.split()))
     total, *parts = (int(count.replace(",", "")) for count in counts)
     assert "plan of all parts: " in outcome.stderr and len(parts) == 5 and total == sum(parts)
+    assert loads.call_count == 1
     given = ["--model", model, "--limit", 16, "--num-steps", 3, "--device", "cpu"]
     plan = answered("study", *given, "--plan")
     assert plan["denoiser_rows"] == total == sum(part["denoiser_rows"] for part in plan["parts"])

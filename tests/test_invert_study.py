@@ -413,7 +413,14 @@ def test_interpolation_ends_at_the_pictures(sampler: resample.LevelSampler, fini
     """At 0 and 1 the pictures between true noises are the run's own, so their distance is that of the pairs alone."""
     metrics = [PLUGINS.metrics()["ssim"]()]  # type: ignore[list-item]
     options = InterpolateOptions(run=finished.path, limit=2, points=3)
-    found, drawn = interpolate.interpolate(sampler, options, ["euler"], metrics)
+    read: list[float] = []
+
+    def brightness(pixels: Any, prompts: Any) -> list[float]:
+        read.append(float(pixels.mean()))
+        return [float(picture.mean()) for picture in pixels]
+
+    found, drawn = interpolate.interpolate(sampler, options, ["euler"], metrics, brightness)
+    assert [row["read"] for row in found["rows"]] == pytest.approx(read)  # each set of pictures once
     rows = {(row["what"], row["share"]): row for row in found["rows"]}
     assert found["pairs"] == 2 and set(rows) == {(what, s) for what in ("true noise", "euler") for s in (0, 0.5, 1)}
     assert rows["true noise", 0]["ssim_to_morph"] > 0.999 and rows["true noise", 1]["ssim_to_morph"] > 0.999
@@ -421,6 +428,8 @@ def test_interpolation_ends_at_the_pictures(sampler: resample.LevelSampler, fini
     assert drawn["interpolate-pictures"].height > 4 * CELL
     gap, chance = rows["euler", 0.5]["frechet_beside_noise"]
     assert gap == pytest.approx(rows["euler", 0.5]["frechet"] - rows["true noise", 0.5]["frechet"])
+    gap = rows["euler", 0.5]["read_beside_noise"][0]
+    assert gap == pytest.approx(rows["euler", 0.5]["read"] - rows["true noise", 0.5]["read"])
     mean, *bounds = rows["euler", 0.5]["diversity_beside_noise"]
     assert mean == pytest.approx(rows["euler", 0.5]["diversity"] - rows["true noise", 0.5]["diversity"])
     assert 0 < chance <= 1 and len(bounds) == 2 and "frechet_beside_noise" not in rows["true noise", 0]
