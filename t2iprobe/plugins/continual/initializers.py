@@ -265,7 +265,7 @@ def _beside(drawn: Tensor, before: Tensor) -> Tensor:
 
 
 def _with_norm(matrix: Tensor, drawn: Tensor) -> Tensor:
-    """``found``, scaled to the norm of ``drawn``."""
+    """``matrix``, scaled to the norm of ``drawn``."""
     return matrix * (drawn.norm() / matrix.norm())
 
 

@@ -24,10 +24,10 @@ from t2iprobe.plugins.continual.task_state import TaskState
 
 @dataclass(frozen=True)
 class TaskUpdate:
-    """What a task has update.
+    """What a task has learnt.
 
     Args:
-        modules: modules that update.
+        modules: modules that learnt.
         adapter: matrices ``<path>.lora_A.weight`` and B of the adapter; empty if it is not a LoRA.
         delta: gives what the task adds to a module's weight, on the CPU in float32.
         rank: upper bound of the rank of any module.
@@ -42,7 +42,7 @@ class TaskUpdate:
 
 
 class Merger(ABC):
-    """Makes the next state from the last one and from what was update."""
+    """Makes the next state from the last one and from what was learnt."""
 
     name: ClassVar[str]
     summary: ClassVar[str]

@@ -154,7 +154,7 @@ def kept_table(summary: Mapping[str, Any], measures: Sequence[str]) -> ReportTab
     """The measures of all methods; the mean scores of the references are in the first column.
 
     Args:
-        found: one of the ``scores`` of an answer.
+        summary: one of the ``scores`` of an answer.
         measures: the measures to show.
     """
     rows: list[list[Cell]] = []

@@ -162,8 +162,8 @@ def comparison_view(path: Path, plugins: Plugins) -> RunView:
 
 
 def _figures(plot: tuple[str, Image | None], sheet: Image | None) -> list[tuple[str, Image]]:
-    drawn = [plot, ("base model above, with the LoRA below", sheet)]
-    return [(caption, image) for caption, image in drawn if image is not None]
+    known = [plot, ("base model above, with the LoRA below", sheet)]
+    return [(caption, image) for caption, image in known if image is not None]
 
 
 def _answer(runs: Sequence[Record], sentence: str) -> dict[str, Any]:

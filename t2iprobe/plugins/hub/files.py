@@ -70,9 +70,7 @@ def chosen(names: Iterable[str], variant: str | None, without: Iterable[str] = (
 
 
 def demand(folder: Path, variant: str | None, itemsize: int, without: Iterable[str] = ()) -> Demand | None:
-    """What the weights of a folder need on a device; ``None`` if a file is not safetensors, whose
-    header has the sizes.
-    """
+    """What the weights of a folder need on a device, by safetensors' headers; ``None`` if a file has another format."""
     names = [file.relative_to(folder).as_posix() for file in folder.glob("*/*")]
     sizes: dict[str, int] = {}
     layer = 0

@@ -95,8 +95,8 @@ class GlyphControl(PromptSet):
         files = self._files()
         buckets, spare = _buckets(files)
         if spare:  # lists of words, which the templates make into a creative bench
-            words = [one for one in buckets if all(line.template is None for line in one.lines)]
-            buckets += [Bucket("creative", word_list.frequency, word_list.lines) for word_list in words]
+            word_lists = [one for one in buckets if all(line.template is None for line in one.lines)]
+            buckets += [Bucket("creative", word_list.frequency, word_list.lines) for word_list in word_lists]
         chosen = [one for one in buckets if self.split in (one.split, "all") and self.bench in (one.bench, "both")]
         if not chosen:
             raise ConfigError(self._nothing(files))

@@ -118,7 +118,7 @@ class Guard(Model):
             return self.model.run(generation, interventions=interventions, rows=wanted, **rest)
         if self.donor == "stream" and (interventions or rest.get("cache") or rest.get("into")):
             raise ConfigError("the donor stream runs blocks twice, so it excludes a cache and other edits; use row")
-        mine = [_own_rows(decision, len(decisions)) for decision in interventions]
+        mine = [_own_rows(edit, len(decisions)) for edit in interventions]
         with self.donation.edits(generation, rewrites) as (donated, edits):
             return self.model.run(donated, interventions=[*mine, *edits], rows=wanted, **rest)
 
