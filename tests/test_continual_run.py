@@ -348,7 +348,7 @@ def test_scores_become_a_matrix_in_the_order_learnt(learner: Learner, tmp_path: 
     assert first.base.tolist() == second.base.tolist() and first.alone.tolist() != second.alone.tolist()
     assert first.alone[0] == pytest.approx(first.matrix[0, 0], abs=0.01)
     assert first.kept.tolist() == [0.5] * 3
-    found = results.measures("brightness")["naive"]
+    found = results.measures["brightness"]["naive"]
     assert set(found["forgetting"]) == {(0, 0), (0, 1)}
     expected = summary(first.matrix, first.base, first.alone, first.kept)
     assert {name: runs[0, 0] for name, runs in found.items() if runs} == pytest.approx(

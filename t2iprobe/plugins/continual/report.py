@@ -106,7 +106,7 @@ def _facts(results: Results) -> dict[str, Any]:
 
 def _summarized(results: Results, score: str) -> dict[str, Any]:
     """Every measure of every method, summarized over runs, and the references."""
-    values, references = results.measures(score), results.references(score)
+    values, references = results.measures[score], results.references(score)
     known = [name for name in MEASURES if any(found.get(name) for found in values.values())]
     return {
         "methods": {name: {one: spread(runs) for one, runs in found.items()} for name, found in values.items()},
@@ -135,7 +135,7 @@ def _sentence(results: Results) -> str:
     if not results.scores:
         return "No pictures are scored yet: t2iprobe continual eval RUN --metric clip-i,dino."
     score = results.scores[0]
-    measures = {name: found for name, found in results.measures(score).items() if found}
+    measures = {name: found for name, found in results.measures[score].items() if found}
     if not measures:
         return "No method has learnt the whole stream yet; the results so far are below."
     kept, lost = (
@@ -193,10 +193,10 @@ def sections(results: Results, other: Results | None = None) -> list[Section]:
 
 def _of_score(results: Results, score: str) -> Iterator[Section]:
     """Sections on one score: measures, methods between learning and keeping, fate of the first task, every cell."""
-    series = results.finished(score)
+    series = results.finished[score]
     if not series:
         return
-    summary, values = _summarized(results, score), results.measures(score)
+    summary, values = _summarized(results, score), results.measures[score]
     meaning = "; ".join(
         f"{_words(one)}: {text.removeprefix(f'{_words(one)}: ')}" for one, text in summary["meaning"].items()
     )
@@ -272,7 +272,7 @@ def _tasks(series: Mapping[str, Sequence[Series]], tasks: Sequence[str], score: 
 def _against(results: Results, other: Results, score: str) -> Iterator[Section]:
     """The same methods with other layers trained: the difference of this run from the other one, run by run."""
     rows: list[list[Cell]] = []
-    mine, theirs = results.measures(score), other.measures(score)
+    mine, theirs = results.measures[score], other.measures[score]
     for name in results.methods:
         for measure in ("average_score", "forgetting", "learning_accuracy", "bwt"):
             one, two = mine[name].get(measure, {}), theirs.get(name, {}).get(measure, {})
@@ -295,7 +295,7 @@ def _scope(results: Results) -> str:
 
 def _plot(results: Results) -> Image.Image | None:
     """The methods between learning and keeping, by the first score that has all it takes; ``None`` without scores."""
-    made = (_learning_and_keeping(results.measures(one), f"Learning and keeping, by {one}") for one in results.scores)
+    made = (_learning_and_keeping(results.measures[one], f"Learning and keeping, by {one}") for one in results.scores)
     return next(filter(None, made), None)
 
 

@@ -74,7 +74,7 @@ class Results:
         """Names of the methods that have pictures, in the order in which they were given."""
         return list(dict.fromkeys(arm.method for arm in self.grids if not arm.reference))
 
-    @property
+    @cached_property
     def scores(self) -> list[str]:
         """Names of the scores that there are."""
         return sorted({name for grid in self.grids.values() for name in grid.names()})
@@ -100,17 +100,25 @@ class Results:
             if arm.method == method and (known := grid.scores(score)) is not None
         ]
 
-    def finished(self, score: str) -> dict[str, list[Series]]:
-        """The finished arms of every method that has some."""
-        found = {name: [one for one in self.series(score, name) if one.finished] for name in self.methods}
-        return {name: series for name, series in found.items() if series}
+    @cached_property
+    def finished(self) -> dict[str, dict[str, list[Series]]]:
+        """By score, the finished arms of every method that has some."""
+        return {
+            score: {
+                name: series
+                for name in self.methods
+                if (series := [one for one in self.series(score, name) if one.finished])
+            }
+            for score in self.scores
+        }
 
-    def measures(self, score: str) -> dict[str, dict[str, dict[Run, float]]]:
-        """The measures of ``forgetting`` of every method, by order and seed of its finished arms."""
-        found: dict[str, dict[str, dict[Run, float]]] = {name: {} for name in self.methods}
-        for name, series in self.finished(score).items():
-            found[name] = over_runs({one.arm.run: summary(one.matrix, one.base, one.alone, one.kept) for one in series})
-        return found
+    @cached_property
+    def measures(self) -> dict[str, dict[str, dict[str, dict[Run, float]]]]:
+        """By score, the measures of ``forgetting`` of every method, by order and seed of its finished arms."""
+        return {
+            score: {name: over_runs(_summaries(finished.get(name, []))) for name in self.methods}
+            for score, finished in self.finished.items()
+        }
 
     def arms(self, method: str) -> list[ModelSeries]:
         """The arms of a method that learnt and sampled the whole stream."""
@@ -129,6 +137,10 @@ class Results:
         """(task,) mean scores of a reference, in the stream's order."""
         known = self.grids[arm].scores(score) if arm in self.grids else None
         return np.full(len(self.tasks), np.nan) if known is None else known[0].mean(axis=1, dtype=np.float64)
+
+
+def _summaries(series: Sequence[Series]) -> dict[Run, dict[str, float]]:
+    return {one.arm.run: summary(one.matrix, one.base, one.alone, one.kept) for one in series}
 
 
 def _kept(grid: ResultGrid) -> Matrix:
