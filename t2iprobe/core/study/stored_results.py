@@ -102,13 +102,12 @@ class RecordedResults:
         Raises:
             DamagedError: one is not what was written.
         """
-        if not ("images" in self._open or arrays.has(self._root, "images")):
+        rows = [None if self.scores(label, pair) is None else self._rows[label] for label in labels]
+        if {*rows} <= {None} or not ("images" in self._open or arrays.has(self._root, "images")):
             yield from [None] * len(labels)
             return
         array = arrays.pictures(self._array("images"), len(self.pairs))
-        done, together = self.done[:, pair], (array.shards or array.chunks)[0]
-        known = [self._rows.get(label) for label in labels]
-        rows = [row if row is not None and done[row] else None for row in known]
+        together = (array.shards or array.chunks)[0]
         for file, listed in itertools.groupby(rows, lambda row: None if row is None else row // together):
             if file is None:
                 yield from (None for _ in listed)
