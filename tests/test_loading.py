@@ -688,11 +688,13 @@ def test_a_pipeline_that_diffusers_lacks_a_package_for_names_it(sd3: str, monkey
 
 
 def test_half_precision_on_a_cpu_is_loaded_in_silence(
-    sd3: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    sd3: str, alone: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """From a folder, from a file, and as an embedded model."""
     monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)
-    PLUGINS.load(sd3, dtype="float16")
-    assert not caplog.messages
+    for ref, config in ((sd3, None), (str(alone), sd3), ("tiny-sd3", None)):
+        PLUGINS.load(ref, config=config, dtype="float16")
+        assert not caplog.messages
 
 
 # structure without weights

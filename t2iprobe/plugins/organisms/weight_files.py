@@ -74,7 +74,7 @@ def read(folder: Path, options: LoadOptions) -> Pipeline:
         raise
     except Exception as error:
         raise ModelError(f"the weights in {folder} are damaged: {type(error).__name__}: {error}") from error
-    return pipeline.to(device)
+    return pipeline.to(device, silence_dtype_warnings=True)  # float16 on a CPU runs nowadays
 
 
 def read_card(folder: Path) -> dict[str, Any]:
