@@ -49,12 +49,12 @@ def rebuilt(runs: Sequence[Inverted]) -> Image.Image:
     for run in runs:
         several = f"\n{run.steps} steps" if len(runs) > 1 else ""
         rows = range(min(ROWS, len(run.rows)))
+        part = run.part(rows)  # so that no other latents are read
         heads.append(f"image{several}")
-        columns.append([run.picture("source", row) for row in rows])
-        for arm in run.arms:
-            latent = run.latent(arm)
+        columns.append([part.picture("source", row) for row in rows])
+        for arm in part.arms:
             heads += [f"{arm}\nlatent", f"{arm}\nrebuilt"]
-            columns += [[shown(latent[row]) for row in rows], [run.picture(arm, row) for row in rows]]
+            columns += [[shown(latent) for latent in part.latent(arm)], [part.picture(arm, row) for row in rows]]
     lines = zip(*columns[:COLUMNS], strict=False)
     labels = map(wrapped, runs[0].prompts)
     return grid(heads[:COLUMNS], [(label, line) for label, line in zip(labels, lines, strict=False)], cell=112)
