@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=1 python benchmarks/peers.py [--models tiny-sd3,tiny-sdxl] [--steps 5] [--rounds 5]
 
 `sd-1.5` and `sd3-width` (two blocks) are as wide as the published models, with random weights. Every way makes the same
-pictures, which is checked first: a source prompt with each layer patched in turn, from a target prompt with the same
-noise. CPU seconds are the shortest of the rounds, in which all take turns; ratios to `t2iprobe` within a round, their
-median. Lines are those of the function that does it, without its docstring.
+pictures, a source prompt with each layer patched in turn, from a target prompt with the same noise; the largest
+difference of a pixel is printed. CPU seconds are the shortest of the rounds, in which all take turns; ratios to
+`t2iprobe` within a round, their median. Lines are those of the function that does it, without its docstring.
 
 pyvene 0.1.8 and attention-map-diffusers 1.0.0 are not among them: pyvene intervenes in one call of a model, not in a
 pipeline's loop over steps, and attention-map-diffusers reads maps and patches nothing.
