@@ -55,9 +55,8 @@ class Answers:
         most: largest number of pairs.
         num_steps: denoising steps of the pictures; ``None`` takes the study's.
         spans: spans of the pairs opened so far, in the order of the search.
-        places: positions in the search of the pairs that are asked.
         opened: by position, the response of each set asked: 0 is the source, 1 the target.
-        known: the same, of the pairs that are asked.
+        known: the same, of the pairs that are asked, in the order in which they were chosen.
     """
 
     runner: TrialRunner
@@ -65,7 +64,6 @@ class Answers:
     most: int = 100
     num_steps: int | None = None
     spans: list[float] = field(default_factory=list)
-    places: list[int] = field(default_factory=list)
     opened: dict[int, dict[Layers, float]] = field(default_factory=dict)
     known: dict[int, dict[Layers, float]] = field(default_factory=dict)
 
@@ -121,21 +119,20 @@ class Answers:
             together: a set that is asked next; if most pairs are informative, those opened are asked about it at once.
         """
         count = min(count, self.most)
-        while len(self.places) < count:
+        while len(self.known) < count:
             least = INFORMATIVE * max(self.spans, default=0.0)
             able = {place: span for place, span in enumerate(self.spans) if span >= least}
             free = able.keys() - self.known.keys()
             if free:
                 best = max(free, key=lambda place: (able[place], -place))
-                self.places.append(best)
                 self.known[best] = self.opened[best]
             elif len(self.spans) == len(self.runner.search):
                 break
             elif len(able) >= MOSTLY * len(self.spans):
-                self.open(len(self.spans) + count - len(self.places), together)
+                self.open(len(self.spans) + count - len(self.known), together)
             else:
                 self.open(len(self.spans) + 2)
-        return self.places[:count]
+        return list(self.known)[:count]
 
     def ask(self, questions: Mapping[int, Iterable[Layers]]) -> None:
         """Add the responses of pairs, by position, to sets."""
@@ -186,7 +183,7 @@ class Answers:
         """Responses on as few pairs as needed for ``clear``, or on the largest number of pairs."""
         for count in (look for look in LOOKS if look >= start):
             found = self.levels(sets, count)
-            if clear(found) or len(self.places) < count:
+            if clear(found) or len(self.known) < count:
                 break
         return found
 

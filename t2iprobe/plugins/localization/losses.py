@@ -29,7 +29,7 @@ class Losses:
     found: dict[int, dict[int, float]] = field(init=False)
 
     def __post_init__(self) -> None:
-        places = self.answers.places
+        places = list(self.answers.known)
         self.answers.learn({place: [self.way] for place in places})
         self.weights = self.answers.weights(places)
         self.without = {layer: self.way - {layer} for layer in sorted(self.way)}
@@ -82,4 +82,4 @@ class Losses:
             for kind in (self.needing, self.moved, self.unmoved)
             if (losses := [found[place] for place in kind if place in found])
         ]
-        return sum(means) / max(len(self.answers.places), 1)
+        return sum(means) / max(len(self.answers.known), 1)
