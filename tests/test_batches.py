@@ -14,6 +14,7 @@ from t2iprobe.architectures.flux import Flux
 from t2iprobe.architectures.sd import SD
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.architectures.sdxl import SDXL
+from t2iprobe.core.batch_room import AtOnce
 from t2iprobe.core.batches import batches
 from t2iprobe.core.contracts.adapter import Adapter
 from t2iprobe.core.errors import T2IProbeError
@@ -114,6 +115,13 @@ def test_the_plan_of_a_sweep_is_what_it_runs(size: int, adapter: type[Adapter]) 
     assert (cost.calls, cost.rows) == (len(seen), sum(seen))
     assert (cost.rows == 2 * cost.images) == (adapter is not SD3 or size >= 8)
     assert (sum(one.calls for one in made), sum(one.rows for one in made)) == (cost.calls, cost.rows)
+
+
+def test_each_chunk_of_a_sweep_has_as_many_rows_as_fit_by_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, fits = build(SD3), iter([1, 2, 3])
+    monkeypatch.setattr(model, "at_once", lambda *settings: AtOnce(next(fits)))
+    renderer = Renderer(model, [Pair(DOG, CAT, seed, "DOG", "CAT") for seed in range(6)])
+    assert [len(chunk) for chunk in renderer.chunks([TrialBatch(pair, (source(),)) for pair in range(6)])] == [1, 2, 3]
 
 
 def test_a_sweep_whose_decoder_has_no_room_runs_what_was_planned() -> None:

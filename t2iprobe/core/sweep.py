@@ -159,11 +159,11 @@ class Renderer:
         filled = size = 0
         for ask in asks:
             width = self._width(ask)
-            size = size if chunk else self.model.at_once(self.settings, self.batch_size).rows
-            full = filled + width > size
-            if chunk and (full or ask.num_steps != chunk[0].num_steps):
+            if chunk and (filled + width > size or ask.num_steps != chunk[0].num_steps):
                 yield chunk
                 chunk, filled = [], 0
+            if not chunk:  # the model has learned from the chunk before what fits
+                size = self.model.at_once(self.settings, self.batch_size).rows
             chunk.append(ask)
             filled += width
         if chunk:
