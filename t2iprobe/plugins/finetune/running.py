@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,8 @@ from t2iprobe.plugins.finetune.options import CARRIED, PICTURES, FinetuneOptions
 if TYPE_CHECKING:
     from t2iprobe.core.model import Model
     from t2iprobe.core.runs.engine import RunSession
-    from t2iprobe.plugins.finetune.session import FinetuneJob, FinetuneSession
+    from t2iprobe.core.runs.stop import Stop
+    from t2iprobe.plugins.finetune.session import FinetuneCallbacks, FinetuneJob, FinetuneSession
     from t2iprobe.registry.manager import Plugins
 
 RUNS = Path("runs")
@@ -93,8 +94,6 @@ def trained(options: FinetuneOptions, plugins: Plugins) -> dict[str, Any]:
         The JSON answer; in all processes of ``accelerate launch`` but the first it has no ``runs``.
     """
     from t2iprobe.core.runs.engine import RunDefinition, execute
-    from t2iprobe.plugins.finetune.monitor import SHOWN
-    from t2iprobe.plugins.finetune.session import FinetuneCallbacks
     from t2iprobe.training.devices import part
     from t2iprobe.training.devices import rank as process
 
@@ -111,21 +110,10 @@ def trained(options: FinetuneOptions, plugins: Plugins) -> dict[str, Any]:
     todo = [job for job, path in zip(jobs, paths, strict=True) if not session.done(job, path)]
     _say_plan(session, todo, jobs, options, out)
 
-    def train(number: int, job: FinetuneJob, path: Path) -> None:
-        what = "training" if alone else f"{job.scope}, seed {job.seed} ({number} of {len(jobs)})"
-
-        def validated(step: int, scores: Mapping[str, float | None]) -> None:
-            known = ", ".join(f"{name} {scores[name]:.2f}" for name in SHOWN if scores.get(name) is not None)
-            say(f"{what}, step {step}: {known}")
-
-        def on_step(step: int, loss: float) -> None:
-            tick(what, step, options.train_steps, loss)
-
-        session.run(job, path, FinetuneCallbacks(on_step, validated, stop))
-
     def train_all(compared: RunSession | None = None) -> dict[str, Any]:
         for number, (job, path) in enumerate(zip(jobs, paths, strict=True), 1):
-            train(number, job, path)
+            what = "training" if alone else f"{job.scope}, seed {job.seed} ({number} of {len(jobs)})"
+            session.run(job, path, _callbacks(what, job.settings.steps, tick, stop))
             if compared is not None:
                 compared.begin(number, len(jobs))
         return {}
@@ -148,6 +136,18 @@ def trained(options: FinetuneOptions, plugins: Plugins) -> dict[str, Any]:
         return {"run": str(out), "runs": [], "sentence": ""}
     answers = [plugins.show(path) for path in paths]
     return answers[0] if alone else plugins.show(out)
+
+
+def _callbacks(what: str, steps: int, tick: Callable[[str, int, int, float], None], stop: Stop) -> FinetuneCallbacks:
+    """A training's progress in its bar, and its scores in a line for every validation."""
+    from t2iprobe.plugins.finetune.monitor import SHOWN
+    from t2iprobe.plugins.finetune.session import FinetuneCallbacks
+
+    def validated(step: int, scores: Mapping[str, float | None]) -> None:
+        known = ", ".join(f"{name} {scores[name]:.2f}" for name in SHOWN if scores.get(name) is not None)
+        say(f"{what}, step {step}: {known}")
+
+    return FinetuneCallbacks(lambda step, loss: tick(what, step, steps, loss), validated, stop)
 
 
 def _session(options: FinetuneOptions, plugins: Plugins) -> FinetuneSession:
