@@ -21,7 +21,7 @@ def typed(context: typer.Context) -> list[str]:
     chain: list[Any] = [context]
     while chain[0].parent is not None:
         chain.insert(0, chain[0].parent)
-    words = [PROGRAM, *(str(parent.info_name) for parent in chain[1:])]
+    words = [PROGRAM, *(str(one.info_name) for one in chain[1:])]
     for parameter in context.command.params:
         source = str(getattr(context.get_parameter_source(str(parameter.name)), "name", ""))
         if source in ("COMMANDLINE", "ENVIRONMENT") and parameter.name not in PRINTED:

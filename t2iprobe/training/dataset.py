@@ -67,7 +67,7 @@ def read_folder(folder: Path) -> list[Example]:
             f"{folder} is not a folder; training needs a folder with pictures and {METADATA}, with {FORMAT}"
         )
     if not path.is_file():
-        pictures = sum(example.suffix.lower() in SUFFIXES for example in folder.iterdir())
+        pictures = sum(file.suffix.lower() in SUFFIXES for file in folder.iterdir())
         state = f"has {pictures} pictures and no {METADATA}" if pictures else "is empty"
         raise ConfigError(f"{folder} {state}; write one with {FORMAT}")
     lines = enumerate(lines_of(read_text(path, "the captions in")), 1)
