@@ -100,7 +100,7 @@ class Scorer:
         metric: Any = self.metrics[0]
         if metric.needs != "text":
             return False
-        source, target = (metric.score(word, pair.target_word) for word in (pair.source_word, pair.target_word))
+        source, target = (score_of(metric, word, pair.target_word) for word in (pair.source_word, pair.target_word))
         return bool(self.scale.sign * (target - source) < 1e-6)
 
     def names(self) -> list[str]:
