@@ -343,7 +343,7 @@ SECTIONS: dict[str, Any] = {
     "damage_is_no_surprise": pictures,
 }
 KINDS: tuple[tuple[Laws, dict[str, Any], Any], ...] = (
-    (METRIC_LAWS, METRICS, lambda kind: MetricCase(kind, (RED, RED), (BLUE, RED), {})),
+    (METRIC_LAWS, METRICS, lambda kind: MetricCase(kind, (RED, RED), (BLUE, RED), {}).anew()),
     (AGGREGATE_LAWS, AGGREGATES, lambda kind: MetricCase(kind, *LETTERS, {})),
     (LOCALIZER_LAWS, LOCALIZERS, LocalizerCase),
     (INVERTER_LAWS, INVERTERS, InverterCase),
@@ -398,6 +398,15 @@ def test_a_sound_plugin_passes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     tests = plugin_conformance("t2i_sound")
     for law in PLUGIN_LAWS:
         getattr(tests(), f"test_{law.__name__}")()
+
+
+def test_a_changed_picture_is_caught_after_other_laws_changed_it() -> None:
+    tests = metric_conformance(METRICS["pictures_are_left_alone"], better=(RED, RED), worse=(BLUE, RED))
+    *others, last = [getattr(tests(), f"test_{law.__name__}") for law in METRIC_LAWS]
+    for law in others:
+        law()
+    with pytest.raises(AssertionError, match="changed a picture"):
+        last()
 
 
 def test_a_metric_without_an_example_of_its_own_needs_one() -> None:
