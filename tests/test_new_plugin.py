@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 from shell import invoke
 
-from t2iprobe.cli.new_plugin import KINDS
+from t2iprobe.cli.new_plugin import KINDS, Kind, write_plugin
+from t2iprobe.core.contracts.detector import Hit
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.testing.plugins import its_hooks_are_sound
 
@@ -60,6 +62,16 @@ def test_what_is_written_is_clean(written: Path) -> None:
             [sys.executable, "-m", "ruff", *words, written], capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stdout
+
+
+def test_a_name_hides_nothing_that_the_module_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names: tuple[tuple[str, Kind], ...] = (("hit", "detector"), ("app", "command"))
+    for name, kind in names:
+        write_plugin(name, kind, tmp_path, ())
+        monkeypatch.syspath_prepend(tmp_path / name)
+    (detector,) = importlib.import_module("t2iprobe_hit").t2iprobe_register_detectors()
+    assert detector().find("darn it") == [Hit(0, 4, "hit")]
+    assert "app" in importlib.import_module("t2iprobe_app").t2iprobe_register_commands()
 
 
 @pytest.mark.parametrize(

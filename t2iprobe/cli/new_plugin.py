@@ -56,7 +56,7 @@ def write_plugin(name: str, kind: Kind, out: Path, taken: Collection[str]) -> li
     if folder.exists():
         raise ConfigError(f"{folder} exists already; choose another name, or another --out")
     package = f"{PROJECT}_{name}"
-    title = "".join(part.capitalize() for part in name.split("_"))
+    title = "".join(part.capitalize() for part in (*name.split("_"), kind))  # else it may hide what a module imports
     what, use = KINDS[kind]
     files = {
         "pyproject.toml": "pyproject.toml",
