@@ -11,7 +11,7 @@ from t2iprobe.cli.console import Format, print_json, print_table, tell
 from t2iprobe.cli.options import PrintOptions
 from t2iprobe.core.command_options import option
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.names import imported
+from t2iprobe.core.names import choice, imported
 from t2iprobe.core.option_groups import ModelOptions
 from t2iprobe.registry.kinds import KINDS, lacking_in
 
@@ -43,7 +43,6 @@ def check_adapter(options: CheckAdapterOptions, context: typer.Context) -> None:
     Example: t2iprobe check-adapter my_package.adapter:MyAdapter
     """
     from t2iprobe.cli.models import load
-    from t2iprobe.core.names import choice
     from t2iprobe.testing.adapters import ADAPTER_LAWS
 
     if options.adapter is not None:
