@@ -21,7 +21,7 @@ from t2iprobe.core import measuring as measure
 from t2iprobe.core import placement
 from t2iprobe.core.batch_room import Need, Room
 from t2iprobe.core.errors import T2IProbeError
-from t2iprobe.core.measuring import HighWater, Space, available, peak, space
+from t2iprobe.core.measuring import DeviceMemory, HighWater, available, device_memory, peak
 from t2iprobe.core.model import Model
 from t2iprobe.core.placement import Placement
 from t2iprobe.registry import placing
@@ -102,7 +102,7 @@ def test_a_size_is_expected_then_measured_and_grows_or_shrinks() -> None:
 
 
 def test_a_size_that_was_asked_for_is_tried_whatever_is_expected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("t2iprobe.core.model_memory.space", lambda device: Space(2_700_000))
+    monkeypatch.setattr("t2iprobe.core.model_memory.device_memory", lambda device: DeviceMemory(2_700_000))
     model = Model(SD.tiny(), SD())
     found = model.at_once({})
     assert (found.rows, found.each, found.free) == (2, 16 * 16 * 1250 * 4, 2_700_000)
@@ -123,7 +123,7 @@ def test_a_gpu_is_measured_between_the_first_step_and_the_decoder(monkeypatch: p
 
     model.denoiser.register_forward_pre_hook(count, with_kwargs=True)
     monkeypatch.setattr(HighWater, "bytes", property(lambda self: 15 * GB + rows[0] * GB))
-    monkeypatch.setattr("t2iprobe.core.model_memory.space", lambda device: Space(20 * GB, 15 * GB))
+    monkeypatch.setattr("t2iprobe.core.model_memory.device_memory", lambda device: DeviceMemory(20 * GB, 15 * GB))
     model.run(["a cat"] * 2, num_steps=2, guidance=1.0)
     assert model.at_once({"guidance": 1.0}).rows == 5 and model.at_once({"guidance": 1.0}).each == GB
 
@@ -139,7 +139,7 @@ def test_a_container_leaves_less_than_the_machine_has(monkeypatch: pytest.Monkey
     monkeypatch.setattr(measure, "PROCESS", tmp_path)
     monkeypatch.setattr(measure, "GROUPS", tmp_path)
     assert available() == GB - GB // 2 + GB // 10
-    assert space(torch.device("cpu")) == Space(available() // 2)
+    assert device_memory(torch.device("cpu")) == DeviceMemory(available() // 2)
 
 
 # decoding

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from t2iprobe.architectures.probing import Attention, Recording, Source
+from t2iprobe.architectures.probing import Attention, Projection, Recording
 from t2iprobe.core.sites import Axis, In, Out, Site, Stream
 
 HEADS = ("heads", "num_heads", "n_heads", "num_attention_heads")
@@ -160,14 +160,14 @@ def _sites(present: Mapping[str, nn.Module], attention: Attention, name: str, ki
             yield Site(f"{name}.{kind}.z", path, In("input"), heads=heads, stream=stream)
 
 
-def _streams(source: Source) -> list[Stream]:
+def _streams(source: Projection) -> list[Stream]:
     """Whose tokens a projection has sites for; queries of text tokens are none, the last block's are never used."""
     whose: list[Stream] = ["image", "text"] if source.tokens.endswith("first") else [source.tokens]  # type: ignore[list-item]
     return [stream for stream in whose if stream == "image" or source.part != "q"]
 
 
-def _channels(source: Source, module: Any) -> tuple[int, int] | None:
-    """The channels of the source in a wider or narrower model, counted in widths of the projection's input."""
+def _channels(source: Projection, module: Any) -> tuple[int, int] | None:
+    """The channels of a projection in a wider or narrower model, counted in widths of the projection's input."""
     if (source.first, source.last) == (0, source.width):
         return None
     inputs = int(module.in_features)

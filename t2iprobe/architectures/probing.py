@@ -27,7 +27,7 @@ class Reached(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class Projection:
     """A linear layer whose output becomes queries, keys or values.
 
     Args:
@@ -70,7 +70,7 @@ class Attention:
     module: str
     heads: int
     key_heads: int
-    sources: tuple[Source, ...]
+    sources: tuple[Projection, ...]
     queries: Tokens
     keys: Tokens
     text: int = 0
@@ -248,7 +248,7 @@ class _Probe:
         call.values.append([value for _, value in found])
         return query.detach()
 
-    def _sources(self, part: Any, tensor: Tensor) -> Iterator[tuple[Source, Tensor]]:
+    def _sources(self, part: Any, tensor: Tensor) -> Iterator[tuple[Projection, Tensor]]:
         """The layers whose outputs ``tensor`` is computed from."""
         if not self.leaves or not tensor.requires_grad:
             return
@@ -261,7 +261,7 @@ class _Probe:
             used = grad.flatten(0, -2).abs().sum(0).nonzero().flatten()
             if len(used):
                 first, last = int(used.min()), int(used.max()) + 1
-                yield Source(path, part, tokens_of(leaf), first, last, leaf.shape[-1], inputs, order), leaf.detach()
+                yield Projection(path, part, tokens_of(leaf), first, last, leaf.shape[-1], inputs, order), leaf.detach()
 
 
 def _text_tokens(value: Tensor) -> int:

@@ -19,7 +19,7 @@ from t2iprobe.core.contracts.adapter import Pipeline, Prediction
 from t2iprobe.core.errors import ConfigError
 
 
-class Shared(ProbedAdapter):
+class PRXAdapter(ProbedAdapter):
     """What both pipelines have in common; they need the package ``ftfy``."""
 
     denoiser = "transformer"
@@ -51,7 +51,7 @@ class Shared(ProbedAdapter):
             handle.remove()
 
 
-class PRX(Shared):
+class PRX(PRXAdapter):
     """Adapter of ``PRXPipeline``."""
 
     name: ClassVar[str] = "prx"
@@ -83,7 +83,7 @@ class PRX(Shared):
         return pipeline.default_sample_size, pipeline.default_sample_size
 
 
-class PRXPixel(Shared):
+class PRXPixel(PRXAdapter):
     """Adapter of ``PRXPixelPipeline``, whose network predicts the picture itself, in pixels."""
 
     name: ClassVar[str] = "prx-pixel"

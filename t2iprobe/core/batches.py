@@ -21,7 +21,7 @@ from t2iprobe.core.donors import TextDonors
 from t2iprobe.core.engine import Engine
 from t2iprobe.core.errors import NonFiniteError, T2IProbeError
 from t2iprobe.core.interventions import Intervention
-from t2iprobe.core.measuring import HighWater, space
+from t2iprobe.core.measuring import HighWater, device_memory
 from t2iprobe.core.names import counted
 from t2iprobe.core.noise import own_noise, own_posterior
 from t2iprobe.core.shadow import shadowed
@@ -243,7 +243,7 @@ class Batches:
 
     def _decoded_at_once(self, denoising: int) -> int | None:
         """How many pictures are decoded together, given the bytes that a GPU held at the peak of denoising."""
-        each, held = self.model.memory.picture_bytes(self.generation.settings), space(self.water.device).held
+        each, held = self.model.memory.picture_bytes(self.generation.settings), device_memory(self.water.device).held
         return each and max(1, max(denoising - held, DECODING) // each)
 
     def _upscaled(self, images: Tensor, texts: Mapping[str, Any], generators: Sequence[torch.Generator]) -> list[Image]:

@@ -1,4 +1,4 @@
-"""Measures what work costs and may cost: :func:`peak` memory, :func:`space`, and the time and memory of a step."""
+"""What work costs and may cost: :func:`peak` memory, :func:`device_memory`, and time and memory of a step."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _allowed() -> Iterator[int]:
 
 
 @dataclass(frozen=True, slots=True)
-class Space:
+class DeviceMemory:
     """Memory of a device.
 
     Args:
@@ -85,16 +85,16 @@ class Space:
     held: int = 0
 
 
-def space(device: torch.device) -> Space:
+def device_memory(device: torch.device) -> DeviceMemory:
     """The memory for work on a device: of a GPU what is free and what torch holds, else half of the main memory.
 
     Half, because a process that takes too much of it is killed instead of getting an error.
     """
     if device.type == "cuda":
         free, held = torch.cuda.mem_get_info(device)[0], torch.cuda.memory_reserved(device)
-        return Space(int(USABLE * (free + held)), torch.cuda.memory_allocated(device))
+        return DeviceMemory(int(USABLE * (free + held)), torch.cuda.memory_allocated(device))
     free_main = available()
-    return Space((ASSUMED if free_main is None else free_main) // 2)
+    return DeviceMemory((ASSUMED if free_main is None else free_main) // 2)
 
 
 class HighWater:

@@ -10,7 +10,7 @@ import torch
 
 from t2iprobe.core.batch_room import MOST, AtOnce, Need, Room, release
 from t2iprobe.core.errors import ModelError
-from t2iprobe.core.measuring import space
+from t2iprobe.core.measuring import device_memory
 from t2iprobe.core.placement import IN_WORDS, Placement
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class ModelMemory:
         expected = self._expected(settings, device)
         if expected is None:
             return AtOnce(self.room.most(work, MOST))
-        need, limit = self.room.need(work, expected), space(device).limit
+        need, limit = self.room.need(work, expected), device_memory(device).limit
         return AtOnce(self.room.most(work, MOST, need, limit), need.each, max(0, limit - need.fixed))
 
     def work(self, settings: Mapping[str, Any]) -> Hashable:
@@ -95,6 +95,6 @@ class ModelMemory:
         if each is None:
             return None
         if placed is None or placed.offload == "none":
-            return Need(each, space(device).held)
+            return Need(each, device_memory(device).held)
         own = placed.demand.drawing.get(self._model.adapter.denoiser, 0)
         return Need(each, placed.demand.needs(placed.offload) - own)

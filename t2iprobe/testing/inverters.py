@@ -39,7 +39,7 @@ class InverterCase:
         return self.kind(**self.settings)
 
 
-class Counting:
+class CountingDenoiser:
     """A denoiser that counts its calls."""
 
     def __init__(self, denoiser: Denoiser) -> None:
@@ -142,7 +142,7 @@ def walks_are_whole(case: InverterCase) -> None:
     """A walk has a state at every level, starts where it is told, and counts the calls of the denoiser."""
     for prediction in sorted(case.kind.predictions):
         guided, schedule, noise = perfect_model(prediction)
-        count = Counting(guided.cond)
+        count = CountingDenoiser(guided.cond)
         for way, start in ((case.make().sample, 0), (case.make().invert, schedule.steps)):
             before = count.calls
             walk = way(Guided(count, count), schedule, noise, _inputs(case, prediction))

@@ -53,11 +53,11 @@ class LocalizerCase:
         else:
             made = Simulation(truth or self.truth, PAIRS, seed)
             runner = simulated(made, held_out=HELD_OUT, budget=budget)
-        runner.evaluator = Counting(runner.evaluator)
+        runner.evaluator = CountingEvaluator(runner.evaluator)
         return runner
 
 
-class Counting:
+class CountingEvaluator:
     """An evaluator that counts denoiser rows and passes everything on."""
 
     def __init__(self, evaluator: Evaluator) -> None:

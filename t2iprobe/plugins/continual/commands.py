@@ -27,7 +27,7 @@ from t2iprobe.plugins.continual.options import (
     scores_of,
     stream_of,
 )
-from t2iprobe.plugins.continual.workers import Shared, helping, threads, usual
+from t2iprobe.plugins.continual.workers import SharedCounts, helping, threads, usual
 
 if TYPE_CHECKING:
     from t2iprobe.core.runs.stop import Stop
@@ -149,7 +149,7 @@ def _execute(options: ContinualOptions, run: ContinualRun, plugins: type[Plugins
     from t2iprobe.plugins.continual.plan import plan, timed
 
     count = options.workers or min(usual(run.learner.model), len(run.arms))
-    shared = Shared()
+    shared = SharedCounts()
     with threads(count) as share:
         cost = timed(run, plan(run))
         if cost.steps or cost.images:
@@ -212,7 +212,7 @@ def _stream_of_run(options: EvalOptions) -> StreamOptions:
 
 
 @contextmanager
-def _watching(run: ContinualRun, cost: ContinualPlan, stop: Stop, shared: Shared) -> Iterator[ContinualCallbacks]:
+def _watching(run: ContinualRun, cost: ContinualPlan, stop: Stop, shared: SharedCounts) -> Iterator[ContinualCallbacks]:
     """Show two bars: training steps and pictures, counted over all processes."""
     with Bars(MofNCompleteColumn(), DataColumn("{task.fields[note]}")) as shown:
         steps = shown.add_task("training steps", total=cost.steps, note="")

@@ -18,7 +18,7 @@ SMALL = 50_000_000  # parameters; smaller denoisers leave a CPU's cores idle
 MOST = 4  # processes, if the user does not set their number
 
 
-class Shared:
+class SharedCounts:
     """What all processes of a run have done together: training steps, and pictures (parts of a picture count)."""
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ def threads(processes: int) -> Iterator[int]:
 
 @contextmanager
 def helping(
-    options: ContinualOptions, count: int, share: int, shared: Shared, plugins: type[Plugins]
+    options: ContinualOptions, count: int, share: int, shared: SharedCounts, plugins: type[Plugins]
 ) -> Iterator[None]:
     """Run further processes within a ``with``; one that fails leaves its arms to the others.
 
@@ -95,7 +95,7 @@ def helping(
                 one.terminate()
 
 
-def _help(options: ContinualOptions, threads: int, shared: Shared, plugins: type[Plugins]) -> None:
+def _help(options: ContinualOptions, threads: int, shared: SharedCounts, plugins: type[Plugins]) -> None:
     """What a helper process does: the same run, without output."""
     import torch
 

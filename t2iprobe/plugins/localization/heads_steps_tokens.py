@@ -21,7 +21,7 @@ from t2iprobe.plugins.localization.adaptive import Adaptive
 from t2iprobe.plugins.localization.conditioning import differing_tokens
 from t2iprobe.plugins.localization.record import SearchLocalizer, SearchRecord, layers_named, percent, share
 
-Window = tuple[int, int]  # first step, and the step after the last one
+StepRange = tuple[int, int]  # first step, and the step after the last one
 ENOUGH = 0.2  # share of the whole layers' response that a sufficient part may lack
 
 
@@ -108,7 +108,7 @@ def _heads_named(heads: Sequence[int]) -> str:
     return f"head{'s' * (len(heads) > 1)} {ranges(heads)}"
 
 
-def _steps_named(window: Window) -> str:
+def _steps_named(window: StepRange) -> str:
     first, last = window[0], window[1] - 1
     return f"step {first} alone" if first == last else f"steps {first} to {last} together"
 
@@ -176,7 +176,7 @@ class Steps(SearchLocalizer):
             said = ", ".join(f"{layer} in {_steps_named(one)}" for layer, one in own.items())
             record.notes.append(f"Strongest window of each layer alone: {said}.")
 
-    def _levels(self, record: SearchRecord, asked: Sequence[tuple[tuple[int, ...], Window]]) -> dict[Any, Interval]:
+    def _levels(self, record: SearchRecord, asked: Sequence[tuple[tuple[int, ...], StepRange]]) -> dict[Any, Interval]:
         """Responses by layers and window."""
         listed = list(dict.fromkeys(asked))
         trials = [record.runner.space.trial(layers, scope=Scope(steps=range(*one))) for layers, one in listed]

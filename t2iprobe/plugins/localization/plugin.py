@@ -21,7 +21,13 @@ def t2iprobe_register_localizers() -> list[type[Localizer]]:
     from t2iprobe.plugins.localization import adaptive, attribution, contribution, exhaustive, sets, single
     from t2iprobe.plugins.localization.heads_steps_tokens import Heads, Steps, Tokens
 
-    layers: list[type[Localizer]] = [exhaustive.Exhaustive, sets.Window, sets.Nested, sets.Greedy, adaptive.Adaptive]
+    layers: list[type[Localizer]] = [
+        exhaustive.Exhaustive,
+        sets.SlidingWindow,
+        sets.Nested,
+        sets.Greedy,
+        adaptive.Adaptive,
+    ]
     inner: list[type[Localizer]] = [attribution.Attribution, contribution.Contribution]
     return [*layers, *inner, Heads, Steps, Tokens, exhaustive.RandomSets, single.Single]
 

@@ -1,4 +1,4 @@
-"""Sets of neighbouring and of best layers: :class:`Window` and :class:`Nested`; greedy search: :class:`Greedy`."""
+"""Sets of layers: :class:`SlidingWindow` of neighbours, :class:`Nested` best layers, and the search :class:`Greedy`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ENOUGH = 0.05  # share of the fullest set's effect: a set that lacks no more cou
 
 
 @dataclass
-class Window(SearchLocalizer):
+class SlidingWindow(SearchLocalizer):
     """Windows of ``size`` neighbouring layers, patched together, shifted by one layer.
 
     Finds neighbours that act only together, and scattered layers with effects of their own: all windows with a
