@@ -606,7 +606,7 @@ def test_attributions_add_up_to_the_whole(toy: Toy, shares: tuple[float, float],
     """Of predictions that are linear or quadratic in what is patched, with any number of points."""
     text = torch.tensor([1.0, 3.0]).reshape(2, 1, 1).expand(2, 4, 5)
     latents = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(0))
-    call = RecordedCall({"hidden_states": latents, "encoder_hidden_states": text}, 2)
+    call = RecordedCall({"hidden_states": latents, "encoder_hidden_states": text}, "hidden_states")
     sites = [[Site(f"blocks.{i}.joint_attn.k", name, Port("out"), stream="text")] for i, name in enumerate("ab")]
     assert attributed(toy, sites, [call, call], points).tolist() == pytest.approx(shares, abs=1e-5)
 

@@ -103,6 +103,11 @@ class HiDream(ProbedAdapter):
         count = call["encoder_hidden_states_t5"].shape[1] + 2 * call["encoder_hidden_states_llama3"].shape[2]
         return [slice(length - count, length)]
 
+    def rows_of(self, call: Mapping[str, Any], total: int, rows: slice) -> dict[str, Any]:
+        """See :meth:`Adapter.rows_of`; Llama's tokens are (layer, row, token, channel)."""
+        llama = "encoder_hidden_states_llama3"
+        return {**super().rows_of(call, total, rows), llama: call[llama][:, rows]}
+
     def picture_size(self, pipeline: Pipeline) -> tuple[int, int]:
         """See :meth:`Adapter.picture_size`; during a call it is a square of that call's area, see :meth:`prepared`."""
         side = round(pipeline.default_sample_size) * self.pixels_per_latent(pipeline)

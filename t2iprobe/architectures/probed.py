@@ -136,6 +136,10 @@ class ProbedAdapter(Adapter):
         with shadowed(pipeline, "encode_prompt", padded):
             yield
 
+    def latents_name(self, pipeline: Pipeline) -> str:
+        """See :meth:`Adapter.latents_name`."""
+        return self.recording().latents
+
     def text_spans(self, pipeline: Pipeline, call: Mapping[str, Any], length: int) -> Sequence[slice]:
         """See :meth:`Adapter.text_spans`; all text arguments stand one after the other."""
         recording = self.recording()

@@ -7,7 +7,6 @@ the run that is patched, while their weights are where they run (:meth:`TextDono
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -20,7 +19,7 @@ from torch import Tensor
 from t2iprobe.core.branch import Branch
 from t2iprobe.core.contracts.adapter import Adapter, Pipeline
 from t2iprobe.core.errors import HookError
-from t2iprobe.core.hooks import bound, latents_of
+from t2iprobe.core.hooks import bound
 from t2iprobe.core.interventions import Intervention
 from t2iprobe.core.shadow import shadowed
 from t2iprobe.core.sites import Site, Sites
@@ -73,7 +72,7 @@ class TextDonors:
         total = len(rows) * len(branches)
         for index, (branch, row) in enumerate(itertools.product(branches, rows)):
             if row in self.rows and (row, branch) not in self._inputs:
-                self._inputs[row, branch] = _each(functools.partial(_row, index, total), call)
+                self._inputs[row, branch] = self.adapter.rows_of(call, total, slice(index, index + 1))
 
     def ask(self, arguments: Inputs, rows: Sequence[int]) -> None:
         """Let the pipeline encode the prompts of ``rows`` and stop it before it denoises.
@@ -87,13 +86,13 @@ class TextDonors:
         def answer(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
             nonlocal calls
             call = bound(denoiser, args, kwargs)
-            latents = latents_of(call)
+            latents = call[self.adapter.latents_name(self.pipeline)]
             branches = self.adapter.branches(self.pipeline, calls, len(latents) // len(rows))
             self.see(call, rows, branches)
             calls += 1
             if not self.adapter.guides_apart:
                 raise _Asked
-            return (torch.zeros_like(latents),)  # the other branch comes in a call of its own
+            return (torch.zeros_like(torch.stack(list(latents))),)  # the other branch comes in a call of its own
 
         def step(*args: Any, **kwargs: Any) -> Any:
             raise _Asked
@@ -131,11 +130,6 @@ class TextDonors:
             raise HookError(f"{site.name}: rows {list(rows)} are not in the batch; name them as donors of the edit")
         value = compute(_each(lambda *parts: _joined(parts).to(like.device), *calls))
         self._values |= {(site.name, row, branch): own for row, own in zip(rows, value, strict=True)}
-
-
-def _row(index: int, total: int, tensor: Tensor) -> Tensor:
-    """One row of a tensor that has the rows of a call; anything else is the same for every row."""
-    return tensor[index : index + 1] if tensor.shape[:1] == (total,) else tensor
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

@@ -23,7 +23,7 @@ from t2iprobe.core.cache import Key, Sink
 from t2iprobe.core.contracts.adapter import Adapter, Pipeline
 from t2iprobe.core.donors import TextDonors
 from t2iprobe.core.errors import HookError, NonFiniteError, ShapeError
-from t2iprobe.core.hooks import bound, hook, latents_of, prediction_of
+from t2iprobe.core.hooks import bound, hook, prediction_of
 from t2iprobe.core.interventions import HookContext, Intervention, picked
 from t2iprobe.core.preflight import check_module
 from t2iprobe.core.scope import DenoiserCall, Scope
@@ -122,18 +122,18 @@ class Engine:
         stack.callback(self.denoiser.register_forward_hook(self._leave, with_kwargs=True).remove)
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        inputs = bound(module, args, kwargs)
-        latents, self.inputs = latents_of(inputs), inputs
+        self.inputs = bound(module, args, kwargs)
+        total = len(self.inputs[self.adapter.latents_name(self.pipeline)])
         call = 0 if self.moment is None else self.moment.call + 1
-        ratio, rest = divmod(latents.shape[0], len(self.rows))
+        ratio, rest = divmod(total, len(self.rows))
         if rest or not ratio:
-            raise HookError(f"a denoiser call has {latents.shape[0]} rows for {len(self.rows)} requested rows")
+            raise HookError(f"a denoiser call has {total} rows for {len(self.rows)} requested rows")
         branches = self.adapter.branches(self.pipeline, call, ratio)
         self._check_new(branches, call)
         self.moment = DenoiserCall(self.step, call, branches)
-        self.donors.see(inputs, self.rows, branches)
+        self.donors.see(self.inputs, self.rows, branches)
         self.calls += 1
-        self.rows_seen += latents.shape[0]
+        self.rows_seen += total
         self.expected += branches != (Branch.SKIP,)
 
     def _check_new(self, branches: tuple[Branch, ...], call: int) -> None:

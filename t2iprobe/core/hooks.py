@@ -19,7 +19,7 @@ def _parameters(forward: Callable[..., Any]) -> list[str]:
     return list(inspect.signature(forward).parameters)[1:]
 
 
-def _names(module: nn.Module) -> list[str]:
+def argument_names(module: nn.Module) -> list[str]:
     """The names of a module's arguments; a LoRA layer takes those of its base layer, its own being ``*args``."""
     base = getattr(module, "base_layer", None)
     return _parameters(type(base if isinstance(base, nn.Module) else module).forward)
@@ -28,18 +28,12 @@ def _names(module: nn.Module) -> list[str]:
 def _own_name(module: nn.Module, name: str) -> str:
     """The module's own name for an argument: quantised linear layers call ``input`` ``x`` or ``inputs``."""
     base = getattr(module, "base_layer", module)
-    return _names(module)[0] if name == "input" and isinstance(base, nn.Linear) else name
+    return argument_names(module)[0] if name == "input" and isinstance(base, nn.Linear) else name
 
 
 def bound(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments by name."""
-    return dict(zip(_names(module), args, strict=False)) | dict(kwargs)
-
-
-def latents_of(call: Mapping[str, Any]) -> Tensor:
-    """The pictures that a denoiser call gets, (row, ...); Z-Image's gets a list of rows."""
-    found = next(call[name] for name in ("hidden_states", "sample", "x") if name in call)
-    return found if isinstance(found, Tensor) else torch.stack(found)
+    return dict(zip(argument_names(module), args, strict=False)) | dict(kwargs)
 
 
 def prediction_of(output: Any) -> Tensor:
@@ -53,7 +47,7 @@ def _replace(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if name in kwargs:
         return args, kwargs | {name: value}
-    index = _names(module).index(name)
+    index = argument_names(module).index(name)
     return (*args[:index], value, *args[index + 1 :]), kwargs
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from t2iprobe.core.branch import Branch
 from t2iprobe.core.errors import ConfigError, HookError, ModelError
+from t2iprobe.core.hooks import argument_names
 from t2iprobe.core.sites import Site
 from t2iprobe.core.windows import window_of
 
@@ -243,6 +244,24 @@ class Adapter(ABC):
             arguments: arguments of its call, which may be completed here.
         """
         return nullcontext()
+
+    def latents_name(self, pipeline: Pipeline) -> str:
+        """The denoiser's argument that holds the latents, a tensor or a list with one entry per row; by default the
+        first one.
+        """
+        return argument_names(self.module(pipeline))[0]
+
+    def rows_of(self, call: Mapping[str, Any], total: int, rows: slice) -> dict[str, Any]:
+        """A denoiser call with some of its rows; what has no rows stays as it is.
+
+        Override it if an argument has its rows on another axis than the first.
+
+        Args:
+            call: arguments of the denoiser call by name.
+            total: number of its rows.
+            rows: which of them.
+        """
+        return {name: _rows_of(value, total, rows) for name, value in call.items()}
 
     def text_spans(self, pipeline: Pipeline, call: Mapping[str, Any], length: int) -> Sequence[slice]:
         """Where the text tokens stand in a sequence shared with image tokens; by default they come first.
@@ -477,6 +496,15 @@ def _width(site: Site, module: nn.Module) -> int:
 def count_parameters(module: nn.Module) -> int:
     """Number of parameters of a module."""
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _rows_of(value: Any, total: int, rows: slice) -> Any:
+    """Some rows of a tensor or a list that has one entry per row of a call, also within dictionaries."""
+    if isinstance(value, Mapping):
+        return {name: _rows_of(one, total, rows) for name, one in value.items()}
+    if isinstance(value, Tensor):
+        return value[rows] if value.shape[:1] == (total,) else value
+    return value[rows] if isinstance(value, list) and len(value) == total else value
 
 
 def _cut(tokenizer: Any, limit: int, prompt: str) -> str:

@@ -35,10 +35,8 @@ class Attribution(RankingLocalizer):
     values, for all layers together, which is integrated gradients (Sundararajan et al., arXiv 1703.01365; Hanna et al.,
     arXiv 2403.17806): summed over layers, it equals the effect of patching all of them together, up to the error of the
     midpoint rule, which vanishes if the prediction is at most quadratic along the path. Steps are weighted by the
-    squared distance of the two
-    predictions: 1 is a layer that makes all of the difference. The donor's values are those of the target's prompt at
-        the
-    source's latents, not of the target's run.
+    squared distance of the two predictions: 1 is a layer that makes all of the difference. The donor's values are those
+    of the target's prompt at the source's latents, not of the target's run.
 
     It averages over the path and can thus miss interactions: how layers that act only together share their effect
     depends on the path. So the ``finalists`` are patched exactly, each alone and all together, and a layer is judged by

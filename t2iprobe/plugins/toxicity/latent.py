@@ -13,7 +13,6 @@ itself.
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -93,7 +92,7 @@ def check(model: Model, settings: Mapping[str, Any]) -> None:
 def opened(model: Model) -> Model:
     """The model with two more sites: the latents that the denoiser reads, and its prediction."""
     wide = copy.copy(model)
-    argument = list(inspect.signature(type(model.denoiser).forward).parameters)[1]
+    argument = model.adapter.latents_name(model.pipeline)
     more = (
         Site("latents", "", In(argument), ("channel", "y", "x")),
         Site("prediction", "", Out(0), ("channel", "y", "x")),
