@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from t2iprobe.cli.commands import capture, check_adapter, report, sites, store, study
+from t2iprobe.cli.commands import capture, check_adapter, report, sites, store, study, view
 from t2iprobe.cli.commands import plugins as plugins_command
 from t2iprobe.registry.manager import Plugins
 
@@ -39,6 +39,7 @@ def build(plugins: Plugins | None = None) -> typer.Typer:
     app.command("capture")(capture.capture)
     app.add_typer(store.app, name="store")
     app.add_typer(study.app, name="study")
+    app.command("view")(view.view)
     return app
 
 

@@ -10,7 +10,7 @@ from t2iprobe.registry.hookspecs import PROJECT
 
 #: names of the command line itself, by kind, which no plugin can take
 OWN: Mapping[str, Sequence[str]] = {
-    "commands": ("capture", "check-adapter", "plugins", "report", "sites", "store", "study"),
+    "commands": ("capture", "check-adapter", "plugins", "report", "sites", "store", "study", "view"),
     "runs": ("capture",),
 }
 

@@ -1,0 +1,75 @@
+"""``t2iprobe view``: shows runs in the browser."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import sys
+import webbrowser
+from pathlib import Path
+from typing import ClassVar
+
+import typer
+
+from t2iprobe.cli.command import takes
+from t2iprobe.cli.console import Format, print_json, say, tell
+from t2iprobe.cli.options import PrintOptions
+from t2iprobe.cli.studies import RUNS
+from t2iprobe.core.command_options import option
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.names import near
+
+
+class ViewOptions(PrintOptions):
+    """The options of ``t2iprobe view``."""
+
+    panel: ClassVar[str] = "Viewer"
+    runs: Path = option(RUNS, help="Folder with runs, or one run folder; nothing outside it is shown.", argument=True)
+    port: int = option(0, help="Port of the address.", shown="any that is free", ge=0, le=65535)
+    host: str = option("127.0.0.1", help="Interface to listen on; any other than the default lets other machines in.")
+    no_open: bool = option(False, help="Only print the address, do not open it in the browser.")
+
+
+@takes(ViewOptions)
+def view(options: ViewOptions, context: typer.Context) -> None:
+    """Show runs in the browser, live: their answers, the pictures of every patch, and two runs side by side.
+
+    Ctrl-C ends it. Only those who have the printed address, with its token, can read.
+
+    Examples:
+
+      t2iprobe view
+
+      t2iprobe view runs/words --port 8080 --no-open
+    """
+    try:
+        from t2iprobe.viewer import access, server
+        from t2iprobe.viewer.app import app
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"t2iprobe view needs {error.name}: pip install 't2iprobe[view]'") from None
+    if not options.runs.is_dir() and options.runs != RUNS:
+        there = [str(path) for path in options.runs.parent.glob("*/")]
+        raise ConfigError(f"{options.runs} is not a folder{near(str(options.runs), there) if there else ''}")
+    token, hosts = secrets.token_urlsafe(16), access.LOOPBACK
+    with server.listening(options.host, options.port) as taken:
+        name = options.host
+        if name not in hosts:
+            name = socket.gethostname() if name in ("0.0.0.0", "::") else name
+            hosts = (*hosts, name)
+            say(f"every machine that reaches {name} and has the address can read {options.runs}", "warning")
+        url = f"http://{f'[{name}]' if ':' in name else name}:{taken.getsockname()[1]}/?token={token}"
+        if options.format is Format.json:
+            print_json({"url": url, "runs": str(options.runs)})
+        else:
+            tell(f"{options.runs}: {url}")
+            say("Ctrl-C ends it")
+        sys.stdout.flush()
+        if not options.no_open and _has_screen():
+            webbrowser.open(url)
+        server.serve(app(options.runs, context.obj, token, hosts), taken)
+
+
+def _has_screen() -> bool:
+    """Whether a browser would open a window; without a screen there are only browsers for terminals."""
+    return sys.platform != "linux" or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))

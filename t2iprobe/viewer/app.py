@@ -1,0 +1,62 @@
+"""The web app of ``t2iprobe view``: :func:`app`.
+
+::
+
+    app.py            puts the app together
+    access.py         who may ask: token, host and origin of a request; the headers of every answer
+    server.py         runs the app until Ctrl-C
+    folder.py         the runs that are served, by name
+    pages.py          HTML from templates/, and the sections of the navigation
+    routes/runs.py    each file: the pages of one part with what their scripts fetch, as a list ROUTES
+    templates/        one template per page, each extends shell.html.j2
+    static/           one ES module per page, common.js with what they share, and viewer.css
+
+A page is an HTML skeleton, and its module fills it with JSON from ``/api/…``. There is no build step, and a strict
+Content-Security-Policy: scripts and styles come from ``static/`` only, so no ``style=`` and no ``onclick=``; a script
+may set ``element.style``. A text from a run goes into a page by ``textContent``, never by ``innerHTML``.
+
+An endpoint is a plain ``def``, which Starlette calls in a thread, because it reads files. It finds ``runs``
+(:class:`.RunsFolder`) and ``plugins`` in ``request.app.state``. Errors of ours become ``{"error": sentence}``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
+
+from t2iprobe.core.errors import T2IProbeError
+from t2iprobe.registry.manager import Plugins
+from t2iprobe.viewer.access import LOOPBACK, Access
+from t2iprobe.viewer.folder import RunsFolder
+from t2iprobe.viewer.routes import runs as runs_routes
+
+STATIC = Path(__file__).parent / "static"
+
+
+def app(runs: Path, plugins: Plugins, token: str, hosts: Sequence[str] = LOOPBACK) -> Starlette:
+    """The web app.
+
+    Args:
+        runs: folder with run folders, or one run folder; nothing outside it is served.
+        plugins: plugins that know the kinds of runs.
+        token: the secret in the address, which becomes a cookie.
+        hosts: names of the machine that a request may use.
+    """
+    made = Starlette(
+        routes=[*runs_routes.ROUTES, Mount("/static", StaticFiles(directory=STATIC))],
+        middleware=[Middleware(Access, token=token, hosts=hosts)],
+        exception_handlers={T2IProbeError: _explained},
+    )
+    made.state.runs, made.state.plugins = RunsFolder(runs), plugins
+    return made
+
+
+def _explained(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": str(error)}, 400)

@@ -1,0 +1,1 @@
+"""Pages of the viewer and what their scripts fetch, one file for each part."""
