@@ -3,8 +3,9 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 STAMP := .venv/.installed
+DOCS := .venv/.docs-installed
 
-.PHONY: help demo test check docs families clean
+.PHONY: help demo test check docs site families clean
 .DEFAULT_GOAL := help
 
 help: ## list what can be made
@@ -31,7 +32,15 @@ check: $(STAMP) ## lint, format, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-docs: $(STAMP) ## run what the documentation shows
+# what builds the site, which no test needs
+$(DOCS): $(STAMP)
+	$(BIN)/pip install -q -c constraints.txt -e '.[docs]'
+	@touch $(DOCS)
+
+site: $(DOCS) ## build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs: site ## build the documentation and run what it shows
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m docs $(PYTEST_ARGS)
 
 families: $(STAMP) ## run every method on every family, and write the page about it
