@@ -6,6 +6,9 @@
     access.py         who may ask: token, host and origin of a request; the headers of every answer
     server.py         runs the app until Ctrl-C
     folder.py         the runs that are served, by name
+    studies.py        studies that are open for reading
+    settings.py       settings as lines, and in which of them two runs differ
+    requests.py       what endpoints read from an address and answer with
     pages.py          HTML from templates/, and the sections of the navigation
     routes/runs.py    each file: the pages of one part with what their scripts fetch, as a list ROUTES
     templates/        one template per page, each extends shell.html.j2
@@ -16,7 +19,8 @@ Content-Security-Policy: scripts and styles come from ``static/`` only, so no ``
 may set ``element.style``. A text from a run goes into a page by ``textContent``, never by ``innerHTML``.
 
 An endpoint is a plain ``def``, which Starlette calls in a thread, because it reads files. It finds ``runs``
-(:class:`.RunsFolder`) and ``plugins`` in ``request.app.state``. Errors of ours become ``{"error": sentence}``.
+(:class:`.RunsFolder`), ``studies`` (:class:`.OpenStudies`) and ``plugins`` in ``request.app.state``. Errors of ours
+become ``{"error": sentence}``.
 """
 
 from __future__ import annotations
@@ -35,7 +39,9 @@ from t2iprobe.core.errors import T2IProbeError
 from t2iprobe.registry.manager import Plugins
 from t2iprobe.viewer.access import LOOPBACK, Access
 from t2iprobe.viewer.folder import RunsFolder
-from t2iprobe.viewer.routes import runs as runs_routes
+from t2iprobe.viewer.routes import compare, run, study
+from t2iprobe.viewer.routes import runs as table
+from t2iprobe.viewer.studies import OpenStudies
 
 STATIC = Path(__file__).parent / "static"
 
@@ -50,11 +56,18 @@ def app(runs: Path, plugins: Plugins, token: str, hosts: Sequence[str] = LOOPBAC
         hosts: names of the machine that a request may use.
     """
     made = Starlette(
-        routes=[*runs_routes.ROUTES, Mount("/static", StaticFiles(directory=STATIC))],
+        routes=[
+            *table.ROUTES,
+            *run.ROUTES,
+            *study.ROUTES,
+            *compare.ROUTES,
+            Mount("/static", StaticFiles(directory=STATIC)),
+        ],
         middleware=[Middleware(Access, token=token, hosts=hosts)],
         exception_handlers={T2IProbeError: _explained},
     )
     made.state.runs, made.state.plugins = RunsFolder(runs), plugins
+    made.state.studies = OpenStudies(made.state.runs)
     return made
 
 

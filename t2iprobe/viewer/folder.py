@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from t2iprobe.core.errors import ConfigError, T2IProbeError
 from t2iprobe.core.names import near
-from t2iprobe.core.runs.runfolder import MANIFEST
+from t2iprobe.core.runs.engine import PROGRESS
+from t2iprobe.core.runs.runfolder import MANIFEST, RUNNING, read_manifest
 from t2iprobe.core.runs.status import DAMAGED, State, state_of
+from t2iprobe.report.folder import ANSWER, answer_in
 
 
 class RunsFolder:
@@ -24,6 +29,7 @@ class RunsFolder:
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
+        self._known: dict[str, tuple[object, dict[str, Any]]] = {}  # facts about runs that are not running
 
     def names(self) -> list[str]:
         """Names of the runs, sorted."""
@@ -41,20 +47,38 @@ class RunsFolder:
         return folder
 
     def file(self, run: str, name: str) -> Path | None:
-        """A file or folder in a run; ``None`` if it is not there, or leads out of the runs that are served.
+        """A file or folder in a run; ``None`` if it is not there, or leads out of the run.
 
         Raises:
             ConfigError: there is no such run.
         """
-        found = self.path(run) / name
-        return found if self._serves(found) else None
+        folder = self.path(run)
+        found = folder / name
+        inside = "\0" not in name and found.exists() and found.resolve().is_relative_to(folder.resolve())
+        return found if inside else None
 
-    def state(self, name: str) -> State:
-        """How far a run is; a damaged one has the reason as ``error``."""
+    def facts(self, name: str) -> dict[str, Any]:
+        """What the table says about a run; a damaged one has the reason as ``error``."""
+        seen = self._seen(name)
+        if name in self._known and self._known[name][0] == seen:
+            return self._known[name][1]
         try:
-            return state_of(self.path(name))
+            path = self.path(name)
+            facts = {**asdict(state_of(path)), "spent": read_manifest(path).get("spent", {})}
+            with suppress(T2IProbeError):  # an answer that cannot be read has no sentence
+                facts["sentence"] = facts["sentence"] or str((answer_in(path) or {}).get("sentence", ""))
         except T2IProbeError as error:
-            return State(self.root / name, DAMAGED, error=str(error))
+            facts = {**asdict(State(self.root / name, DAMAGED, error=str(error))), "spent": {}}
+        facts |= {"name": name}
+        del facts["path"]
+        if facts["state"] != RUNNING:  # that one may be killed without a file that changes
+            self._known[name] = seen, facts
+        return facts
+
+    def _seen(self, name: str) -> object:
+        """What differs once a run has changed."""
+        files = [self.root / name / file for file in (MANIFEST, PROGRESS, ANSWER)]
+        return [(one.stat().st_mtime_ns, one.stat().st_size) if one.is_file() else None for one in files]
 
     @property
     def _is_run(self) -> bool:

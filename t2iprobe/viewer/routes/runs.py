@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any
-
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -21,13 +18,7 @@ def show(request: Request) -> Response:
 def listed(request: Request) -> Response:
     """Every run, as JSON."""
     runs: RunsFolder = request.app.state.runs
-    return JSONResponse({"runs": [_facts(runs, name) for name in runs.names()]})
-
-
-def _facts(runs: RunsFolder, name: str) -> dict[str, Any]:
-    facts = {**asdict(runs.state(name)), "name": name}
-    del facts["path"]
-    return facts
+    return JSONResponse({"runs": [runs.facts(name) for name in runs.names()]})
 
 
 ROUTES = [Route("/", show), Route("/api/runs", listed)]
