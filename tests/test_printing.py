@@ -10,9 +10,9 @@ import pytest
 
 import t2iprobe
 from t2iprobe.cli import console, main
-from t2iprobe.cli.console import PlainConsole, print_table, say, silent, tell
+from t2iprobe.cli.console import PlainConsole, say, silent, tell
 from t2iprobe.cli.progress import counting
-from t2iprobe.cli.tables import print_wide
+from t2iprobe.cli.tables import bar, print_table
 
 HOSTILE = "a [/red] [bold]b :smile: \x1b[31mc \x9b1m \x07 \x7f \u202ed \udcff é"
 SHOWN = "a [/red] [bold]b :smile: \\x1b[31mc \\x9b1m \\x07 \\x7f \\u202ed \\udcff é"
@@ -29,13 +29,48 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_data_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     tell(HOSTILE, "bold")
     print_table(["name", HOSTILE], [(HOSTILE, 1)], title=HOSTILE)
-    print_wide(["name", HOSTILE], [(HOSTILE, "1")], title=HOSTILE)
     say(HOSTILE, "warning")
     with counting(HOSTILE, 3) as tick:
         tick(1, 3)
     out, err = capsys.readouterr()
-    assert out.count(SHOWN) == 7 and f"warning: {SHOWN}" in err
+    assert out.count(SHOWN) == 4 and f"warning: {SHOWN}" in err
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]", out)
+
+
+PATHS = [f"{way}.attentions.{one}.transformer_blocks.{two}.attn2"
+         for way in ("down_blocks.1", "up_blocks.0", "up_blocks.1") for one in (0, 1) for two in (0, 1)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("width", "terminal"), [(60, True), (80, True), (120, True), (120, False)])
+def test_tables_fit_and_tell_their_rows_apart(
+    width: int, terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    narrow = PlainConsole(width=width, force_terminal=terminal, color_system=None)
+    monkeypatch.setattr("t2iprobe.cli.tables.answers", narrow)
+    rows = [(number, path, 0.25, "-0.26 to 0.26", 1.0, bar(0.5)) for number, path in enumerate(PATHS)]
+    print_table(["layer", "path", "ocr_f1 target", "95 % bounds", "SSIM", ""], rows)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width
+    firsts, seconds = ([line for line in lines if line.split()[:1] == [str(number)]] for number in (3, 4))
+    assert firsts[0].split()[1] != seconds[0].split()[1], "cut to the same path"
+    cells = [cell for line in firsts for cell in re.split("  +", line.strip())]
+    assert {"0.25", "-0.26 to 0.26", "1.00"} <= {*cells}
+    assert any("█" in cell for cell in cells) is (width == 120)
+    assert terminal or PATHS[3] in cells, "cut where a program may read it"
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_sentences_are_wrapped_and_folders_are_kept_whole(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        "t2iprobe.cli.tables.answers", PlainConsole(width=width, force_terminal=True, color_system=None)
+    )
+    run, said = "runs/patch-tiny-sd3", "the responsible set of layers by bisection of single pairs, with few images"
+    print_table(["run", "model", "what it does"], [(run, "tiny-sd3", said), (run + "-2", "tiny-sd3", said)])
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= width and run + " " in out
+    assert all(word in out.split() for word in said.split())
 
 
 @pytest.mark.parametrize(

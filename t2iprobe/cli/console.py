@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from functools import cache
@@ -16,12 +16,11 @@ from typing import Any, TextIO
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
-from rich.table import Table
 from rich.text import Text
 
 from t2iprobe.core.runs.stop import Stop
 
-WIDTH = 120  # columns where there is no terminal
+WIDTH = 120  # columns where there is no terminal, and COLUMNS is not set
 
 #: characters that could drive a terminal, reorder what it shows or not be encoded, and what is printed for them
 CONTROL = {
@@ -53,7 +52,7 @@ class PlainConsole(Console):
             yield segment if segment.control else Segment(visible(segment.text), segment.style)
 
 
-answers = PlainConsole(width=None if sys.stdout.isatty() else WIDTH)
+answers = PlainConsole(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDTH)
 notes = PlainConsole(stderr=True, force_jupyter=False)  # plain text on stderr in notebooks too
 
 
@@ -94,22 +93,6 @@ def print_plan(plan: Mapping[str, Any], format: Format) -> None:
     tell(plan["sentence"])
     if plan.get("inferred"):
         say(f"inferred, because it is not published: {plan['inferred']}")
-
-
-def print_methods(kinds: Mapping[str, Any], format: Format) -> None:
-    """Print what ``--method list`` shows: the name of each method and its ``summary``."""
-    if format is Format.json:
-        print_json({"methods": {name: kind.summary for name, kind in kinds.items()}})
-        return
-    print_table(("method", "what it does"), [(name, kind.summary) for name, kind in kinds.items()])
-
-
-def print_table(heads: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
-    """Print a table on stdout; cells that are too long are wrapped."""
-    table = Table(*heads, box=None, header_style="bold", title=title or None)
-    for row in rows:
-        table.add_row(*map(str, row))
-    answers.print(table)
 
 
 def say_finished(path: Path) -> None:

@@ -50,7 +50,7 @@ def study_view(
         return RunView(page)
     trials, ways, marked = tested(result, page)
     drawn = study_plot(result, plugins, page, ways, marked) if plot is None else plot(result, plugins)
-    content = (answer or study_answer)(result, plugins)
+    content = study_answer(result, plugins, page) if answer is None else answer(result, plugins)
     return RunView(page, content, study_sheet(result, trials, marked), drawn, before)
 
 
@@ -77,8 +77,8 @@ def finding_of(result: StudyResult) -> Finding:
     return result.finding
 
 
-def study_answer(result: StudyResult, plugins: Plugins) -> dict[str, Any]:
-    """The answer of a study that looks for layers: what was found, the best trials and their aggregates."""
+def study_answer(result: StudyResult, plugins: Plugins, page: Page) -> dict[str, Any]:
+    """The answer of a study that looks for layers: what was found, how far patches go, the best trials, aggregates."""
     finding = finding_as_json(finding_of(result))
     ranked = result.ranked(BEST)
     sets = aggregated(result, plugins, [row.trial for row in ranked])
@@ -93,11 +93,25 @@ def study_answer(result: StudyResult, plugins: Plugins) -> dict[str, Any]:
         "confirmed": bool(finding["layers"]) and "confirmed" in finding["details"],
         **finding,
         "score": result.rank,
+        "patches": patches(finding_of(result), page),
         "best": best,
         "aggregates": {
             name: {label: value.plain() for label, value in values.items()} for name, values in sets.items()
         },
     }
+
+
+def patches(finding: Finding, page: Page) -> list[dict[str, Any]]:
+    """How far each patch goes: those of parts of layers if there are any, otherwise those of the page's chart."""
+    inner = [row for name, rows in finding.tables().items() if name not in WHOLE for row in rows]
+    ways = {row["label"]: [row[key] for key in Interval._fields] for row in inner}
+    return [
+        {"label": label, "response": way, "pairs": None, "found": (way[1] or 0.0) > FOUND}
+        for label, way in ways.items()
+    ] or [
+        {"label": one.label, "response": one.response.plain(), "pairs": one.pairs, "found": one.overlap == "found"}
+        for one in page.trials
+    ]
 
 
 def tested(result: StudyResult, page: Page) -> tuple[list[Trial], dict[str, Interval], set[str]]:

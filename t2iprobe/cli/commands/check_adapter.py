@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, ClassVar
 import typer
 
 from t2iprobe.cli.command import takes
-from t2iprobe.cli.console import Format, print_json, print_table, tell
+from t2iprobe.cli.console import Format, print_json, tell
 from t2iprobe.cli.options import PrintOptions
+from t2iprobe.cli.tables import print_table
 from t2iprobe.core.command_options import option
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import choice, imported

@@ -13,9 +13,10 @@ from typing import ClassVar
 import typer
 
 from t2iprobe.cli.command import takes
-from t2iprobe.cli.console import Format, print_json, print_table, say, tell
+from t2iprobe.cli.console import Format, print_json, say, tell
 from t2iprobe.cli.new_plugin import Kind, write_plugin
 from t2iprobe.cli.options import PrintOptions
+from t2iprobe.cli.tables import print_table
 from t2iprobe.core.command_options import Options, option
 from t2iprobe.registry.kinds import OWN
 from t2iprobe.registry.manager import PluginRow

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import typer
 
 from t2iprobe.cli.command import takes
-from t2iprobe.cli.console import Format, print_json, print_table, say, tell
+from t2iprobe.cli.console import Format, print_json, say, tell
 from t2iprobe.cli.options import PrintOptions
+from t2iprobe.cli.tables import print_table
 from t2iprobe.core import parse
 from t2iprobe.core.command_options import Numbers, option
 from t2iprobe.core.errors import ConfigError

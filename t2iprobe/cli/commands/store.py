@@ -13,8 +13,9 @@ from typing import Any, ClassVar
 import typer
 
 from t2iprobe.cli.command import takes
-from t2iprobe.cli.console import Format, notes, print_json, print_table, say, tell
+from t2iprobe.cli.console import Format, notes, print_json, say, tell
 from t2iprobe.cli.options import PrintOptions
+from t2iprobe.cli.tables import print_table
 from t2iprobe.core.command_options import option
 from t2iprobe.core.errors import ConfigError, DamagedError
 from t2iprobe.core.names import counted
@@ -126,7 +127,7 @@ def info(options: StoreOptions, context: typer.Context) -> None:
         measured = f"{study['answers']:,} of {study['trials'] * study['pairs']:,} measured"
         tell(f"study: {counts}; {measured}, by {', '.join(study['scores'])}")
     if sizes := answer["arrays"]:
-        print_table(("site", "branch", "dtype", "shape", "raw", "stored"), map(_size_cells, sizes))
+        print_table(("site", "branch", "dtype", "shape", "raw", "stored"), [*map(_size_cells, sizes)])
     for line in lines:
         tell(line)
     tell(f"{size_text(answer['bytes'])} in all in {options.path}")

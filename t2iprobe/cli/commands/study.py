@@ -12,9 +12,10 @@ import typer
 
 from t2iprobe.cli.command import takes
 from t2iprobe.cli.commandline import typed
-from t2iprobe.cli.console import Format, answers, print_json, print_plan, print_table, tell
+from t2iprobe.cli.console import Format, answers, print_json, print_plan, tell
 from t2iprobe.cli.options import PrintOptions, RunOptions
 from t2iprobe.cli.studies import RUNS, ExecutionOptions, start
+from t2iprobe.cli.tables import NONE, print_table
 from t2iprobe.core.command_options import option
 from t2iprobe.core.errors import ConfigError, T2IProbeError
 from t2iprobe.core.names import counted, near
@@ -31,8 +32,7 @@ app = typer.Typer(
     help="Run a localization over many pairs, interrupt it and resume it: every score is kept as it is measured.",
     no_args_is_help=True,
 )
-NONE = "–"  # shown in place of what a run does not have
-COLUMNS = ("run", "state", "kind", "model", "kept", "started", "size")
+COLUMNS = ("run", "state", "kept", "started", "kind", "model", "size")
 
 
 class StudyFile(SearchOptions):
@@ -191,6 +191,8 @@ def list_(options: StudyListOptions, context: typer.Context) -> None:
 def _cell(row: Mapping[str, Any], key: str) -> str:
     if key == "size":
         return size_text(row["bytes"])
+    if key == "started" and row.get(key):
+        return str(row[key])[:16].replace("T", " ")
     if key == "kept":
         done, total = row.get("done"), row.get("total")
         of = "" if total is None else f" of {total:,}"
@@ -241,6 +243,6 @@ def _print(result: StudyResult, plugins: Plugins, format: Format) -> None:
         mean, _, bounds = one.score.said(2).partition(" ")
         rows.append((one.trial.label, mean, bounds, one.pairs, one.clusters))
     title = f"ranking: the {len(rows)} trials that scored best; what is significant is said below"
-    print_table(("trial", result.rank, "95 % CI", "pairs", "prompts"), rows, title)
+    print_table(("trial", result.rank, "95 % CI", "pairs", "prompts"), rows, title=title)
     answers.print(answer["sentence"], style="bold")
     tell(f"{counted(result.answers, 'answer')} in {result.path}. Report with pictures: {answer['report']}")

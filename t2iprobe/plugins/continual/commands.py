@@ -12,10 +12,10 @@ import typer
 from rich.progress import MofNCompleteColumn
 
 from t2iprobe.cli.command import takes
-from t2iprobe.cli.console import Format, print_json, print_plan, print_table, say, stopping, tell
+from t2iprobe.cli.console import Format, print_json, print_plan, say, stopping, tell
 from t2iprobe.cli.cost import agree
 from t2iprobe.cli.progress import Bars, DataColumn, counting
-from t2iprobe.cli.tables import print_wide
+from t2iprobe.cli.tables import print_table
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.continual.options import (
     ContinualAnalyzeOptions,
@@ -235,7 +235,7 @@ def _print_answer(answer: Mapping[str, Any], format: Format) -> None:
     for score, found in answer["scores"].items():
         table = kept_table(found, found["shown"])
         title = f"{score}: mean over runs, with its 95 % interval over orders and seeds"
-        print_wide(table.columns, table.rows, table.digits, title=title)
+        print_table(table.columns, table.rows, table.digits, title=title)
     if not answer["scores"]:
         tell("no scores yet: t2iprobe continual eval RUN --metric clip-i,dino")
     tell(f"Report with pictures: {answer['report']}")

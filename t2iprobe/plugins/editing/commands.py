@@ -11,20 +11,11 @@ import typer
 
 from t2iprobe.cli.command import takes
 from t2iprobe.cli.commandline import typed
-from t2iprobe.cli.console import (
-    Format,
-    print_json,
-    print_methods,
-    print_plan,
-    say,
-    say_finished,
-    stopping,
-    tell,
-)
+from t2iprobe.cli.console import Format, print_json, print_plan, say, say_finished, stopping, tell
 from t2iprobe.cli.cost import agree, duration, memory_text
 from t2iprobe.cli.models import reference
 from t2iprobe.cli.studies import watched
-from t2iprobe.cli.tables import print_wide
+from t2iprobe.cli.tables import print_methods, print_table
 from t2iprobe.plugins.editing.options import EditOptions, with_preset
 
 if TYPE_CHECKING:
@@ -133,6 +124,6 @@ def _print(answer: Mapping[str, Any], format: Format) -> None:
         return
     table = table_of(answer["methods"], answer["clusters"])
     title = "Pictures compared with the unedited ones (outside: outside the text)"
-    print_wide(table.columns, [list(map(str, row)) for row in table.rows], title=title)
+    print_table(table.columns, table.rows, title=title)
     tell(answer["sentence"], "bold")
     tell(f"Pictures: {answer['contact_sheet']}, report: {answer['report']}")

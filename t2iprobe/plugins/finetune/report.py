@@ -12,7 +12,7 @@ from PIL.Image import Image
 
 from t2iprobe.cli.console import Format, answers, print_json, say, tell
 from t2iprobe.cli.cost import duration
-from t2iprobe.cli.tables import print_wide
+from t2iprobe.cli.tables import print_table
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import counted
 from t2iprobe.core.runs import runfolder
@@ -62,7 +62,7 @@ def print_runs(answer: Record, format: Format) -> None:
         return
     first, *others = answer["runs"]
     shown = scopes_table(answer) if others else scores_table(first["before"] or {}, first["after"] or {})
-    print_wide(shown.columns, shown.rows, shown.digits)
+    print_table(shown.columns, shown.rows, shown.digits)
     if others:
         answers.print(scopes_text(answer))
     else:

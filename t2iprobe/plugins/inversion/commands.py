@@ -10,9 +10,9 @@ import typer
 
 from t2iprobe.cli.command import takes
 from t2iprobe.cli.commandline import typed
-from t2iprobe.cli.console import Format, answers, print_json, print_table, tell
+from t2iprobe.cli.console import Format, answers, print_json, tell
 from t2iprobe.cli.models import reference
-from t2iprobe.cli.tables import print_wide
+from t2iprobe.cli.tables import print_table
 from t2iprobe.core import parse
 from t2iprobe.core.errors import ConfigError, ModelError
 from t2iprobe.core.names import counted
@@ -261,7 +261,7 @@ def print_answer(answer: Mapping[str, Any], format: Format, part: str | None = N
         return
     for title, table in report.tables({part: answer[part]} if part else answer).items():
         rows = [[cell(value, table.digits) for value in row] for row in table.rows]
-        print_wide(table.columns, rows, title=title)
+        print_table(table.columns, rows, title=title)
         answers.print()
     tell(answer["sentence"], "bold")
     tell(f"Report with pictures: {answer['report']}")
@@ -299,7 +299,7 @@ def _print_summary(answer: Mapping[str, Any]) -> None:
     from t2iprobe.plugins.inversion import report
 
     table = report.run_table(answer)
-    print_wide(table.columns, [[cell(value) for value in row] for row in table.rows])
+    print_table(table.columns, [[cell(value) for value in row] for row in table.rows])
     spent = answer["spent"]
     tell(
         f"{counted(answer['rows'], 'picture')}, {counted(spent.get('denoiser_rows', 0), 'denoiser row')}, "

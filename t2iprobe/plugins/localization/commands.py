@@ -10,9 +10,10 @@ import typer
 
 from t2iprobe.cli.command import takes
 from t2iprobe.cli.commandline import typed
-from t2iprobe.cli.console import Format, print_json, print_methods, print_plan
+from t2iprobe.cli.console import Format, print_json, print_plan
 from t2iprobe.cli.models import say_embedded
 from t2iprobe.cli.studies import RUNS, ExecutionOptions, start
+from t2iprobe.cli.tables import print_methods
 from t2iprobe.plugins.localization.options import LocalizeOptions, PatchOptions, question
 
 if TYPE_CHECKING:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL.Image import Image
-from rich.table import Table
 
 from t2iprobe.cli.console import answers, tell
+from t2iprobe.cli.tables import bar, print_table
 from t2iprobe.core.names import counted
 from t2iprobe.core.runs import runfolder
 from t2iprobe.core.statistics import Interval
@@ -21,7 +21,8 @@ from t2iprobe.report.studies import facts, finding_of, study_view
 if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
 
-BAR = 20
+ROWS = 20  # most patches in the table of ``localize``
+PLANTED = "◆"
 
 
 def patch_view(path: Path, plugins: Plugins) -> RunView:
@@ -93,7 +94,17 @@ def _scale(row: Mapping[str, Any], gap: Mapping[str, Any]) -> Interval:
 
 
 def print_localized(answer: Mapping[str, Any]) -> None:
-    """Print the answer of ``localize`` on stdout."""
+    """Print the answer of ``localize`` on stdout: the patches that go furthest, and the sentence."""
+    rows = answer["patches"]
+    least = sorted((row["response"][0] or 0.0 for row in rows), reverse=True)[:ROWS][-1:]
+    shown = [row for row in rows if (row["response"][0] or 0.0) >= least[0]][:ROWS]
+    title = f"{answer['model']}: {answer['method']}, {answer['concept']}"
+    if shown:
+        cells = [(row["label"], *_way(row["response"]), row["pairs"], bar(row["response"][0])) for row in shown]
+        styles = ["bold green" if row["found"] else "" for row in shown]
+        print_table(("layers patched", "way", "95 % bounds", "pairs", ""), cells, title=title, styles=styles)
+        left_out = f"; the {len(shown)} of {len(rows)} patches that go furthest" if len(shown) < len(rows) else ""
+        tell(f"way: from source (0) to target (1){left_out}", "italic")
     answers.print(answer["sentence"], style="bold")
     if answer["planted"] is not None:
         tell(f"planted: {', '.join(map(str, answer['planted']))}")
@@ -103,35 +114,27 @@ def print_localized(answer: Mapping[str, Any]) -> None:
 
 def print_patched(answer: Mapping[str, Any]) -> None:
     """Print the answer of ``patch`` on stdout."""
-    score = answer["score"]
-    table = Table(
-        box=None,
-        header_style="bold",
-        title=f"{answer['model']}: patching one at a time, {answer['concept']}",
-        caption="way: from source to target, with 95 % bounds that hold for all rows at once",
-    )
-    table.add_column("layer", no_wrap=True)
-    table.add_column("path", overflow="fold")
-    for name in (f"{score} target", "way", "95 % bounds", f"{score} source", "SSIM"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    planted = answer["planted"] or ()
-    for row in answer["layers"]:
-        style = "bold green" if row["index"] in answer["top"] else ""
-        mark = " (planted)" if row["index"] in planted else ""
-        way, low, high = row["response"]
-        table.add_row(
-            f"{row['index']}{mark}",
+    score, planted = answer["score"], answer["planted"] or ()
+    rows = [
+        (
+            f"{row['index']} {PLANTED if row['index'] in planted else ''}".strip(),
             row["path"],
-            f"{row['score_target']:.2f}",
-            "-" if way is None else f"{way:.2f}",
-            "-" if way is None else f"{low:.2f} to {high:.2f}",
-            f"{row['score_source']:.2f}",
-            f"{row['ssim']:.2f}",
-            "█" * round(BAR * max(0.0, min(1.0, way or 0.0))),
-            style=style,
+            row["score_target"],
+            *_way(row["response"]),
+            row["score_source"],
+            row["ssim"],
+            bar(row["response"][0]),
         )
-    answers.print(table)
+        for row in answer["layers"]
+    ]
+    print_table(
+        ("layer", "path", f"{score} target", "way", "95 % bounds", f"{score} source", "SSIM", ""),
+        rows,
+        title=f"{answer['model']}: patching one at a time, {answer['concept']}",
+        styles=["bold green" if row["index"] in answer["top"] else "" for row in answer["layers"]],
+    )
+    known = f"; {PLANTED} planted" if planted else ""
+    tell(f"way: from source (0) to target (1), with 95 % bounds that hold for all rows at once{known}", "italic")
     source, target = (answer["clean"][name][0] for name in ("source", "target"))
     tell(f"unpatched: source {source:.2f}, target {target:.2f} against the target's {answer['concept']}")
     answers.print(answer["sentence"], style="bold")
@@ -139,3 +142,9 @@ def print_patched(answer: Mapping[str, Any]) -> None:
         f"{answer['seconds']:.0f} s, {counted(answer['denoiser_calls'], 'denoiser call')}. "
         f"Pictures: {answer['contact_sheet']}, {answer['plot']}, report: {answer['report']}"
     )
+
+
+def _way(response: Sequence[float | None]) -> tuple[float | None, str | None]:
+    """The cells of a response and of its bounds."""
+    mean, low, high = response
+    return mean, None if low is None or high is None else f"{low:z.2f} to {high:z.2f}"

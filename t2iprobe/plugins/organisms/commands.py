@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from t2iprobe.cli.command import takes
-from t2iprobe.cli.console import Format, answers, print_json, say, tell
+from t2iprobe.cli.console import Format, print_json, say, tell
 from t2iprobe.cli.options import PrintOptions
 from t2iprobe.cli.progress import counting, training_bars
 from t2iprobe.core.errors import ConfigError
@@ -47,7 +47,7 @@ def show(options: PrintOptions, context: typer.Context) -> None:
     if options.format is Format.json:
         print_json({"models": models})
     else:
-        answers.print(report.model_table(models))
+        report.print_models(models)
 
 
 def _entry(recipe: ModelRecipe) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def check(options: PlantCheckOptions, context: typer.Context) -> None:
     if options.format is Format.json:
         print_json({"model": options.model} | measured.record())
     else:
-        answers.print(report.check_table(options.model, measured))
+        report.print_check(options.model, measured)
     for reason in measured.reasons:
         say(f"does not hold: {reason}")
     if not measured.passed:
@@ -178,7 +178,7 @@ def bench(options: OrganismBenchOptions, context: typer.Context) -> None:
     if options.format is Format.json:
         print_json([asdict(row) for row in rows])
     else:
-        answers.print(report.bench_table(rows))
+        report.print_bench(rows)
 
 
 def _load(ref: str, device: str | None, plugins: Plugins) -> tuple[Model, Plant, Path]:

@@ -10,8 +10,8 @@ import typer
 
 from t2iprobe.cli.command import takes
 from t2iprobe.cli.commandline import typed
-from t2iprobe.cli.console import Format, answers, print_json, print_plan, print_table, tell
-from t2iprobe.cli.tables import print_wide
+from t2iprobe.cli.console import Format, answers, print_json, print_plan, tell
+from t2iprobe.cli.tables import print_table
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import counted
 from t2iprobe.core.textfile import entries, read_entries
@@ -174,7 +174,8 @@ def _print_bench(answer: dict[str, Any], format: Format) -> None:
         print_json(answer)
         return
     rows = [cells(row, brief=True) for row in answer["methods"]]
-    print_wide(HEADS, rows, title=f"{answer['model']}: toxic text", bold="localized")
+    styles = ["bold" if row[0] == "localized" else "" for row in rows]
+    print_table(HEADS, rows, title=f"{answer['model']}: toxic text", styles=styles)
     answers.print("means; all 95 % intervals are in the report and in --format json", style="italic")
     tell(answer["sentence"], "bold")
     tell(f"Pictures and report: {answer['contact_sheet']}, {answer['report']}")
