@@ -1,17 +1,24 @@
-"""The viewer's server: who may ask, and what is served."""
+"""The viewer's server: who may ask, what is served, and how little of a study is read for it."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import simulation
+from PIL import Image
 from starlette.testclient import TestClient
 
-from t2iprobe.core.runs.runfolder import write_manifest
+from t2iprobe.core.runs.runfolder import read_manifest, write_manifest
+from t2iprobe.core.study.stored_results import RecordedResults
 from t2iprobe.registry.manager import Plugins
 from t2iprobe.viewer.app import app
 
 TOKEN = "secret"
+EDIT = {"kind": "edit", "settings": {"strength": 0.5, "model": "tiny"}, "state": "finished", "sentence": "Done."}
 
 
 @pytest.fixture
@@ -19,8 +26,17 @@ def runs(tmp_path: Path) -> Path:
     """A folder with one run, and a run beside it that is nobody's business."""
     for place in ("runs/words", "other"):
         (tmp_path / place).mkdir(parents=True)
-        write_manifest(tmp_path / place, {"kind": "edit", "settings": {}, "state": "finished"})
+        write_manifest(tmp_path / place, EDIT)
+    Image.new("RGB", (4, 4)).save(tmp_path / "other/plot.png")
     return tmp_path / "runs"
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a study."""
+    place = tmp_path_factory.mktemp("runs")
+    simulation.study(count=10).run(place / "study")
+    return place
 
 
 def client(runs: Path, query: str = f"?token={TOKEN}") -> TestClient:
@@ -64,3 +80,104 @@ def test_other_hosts_and_origins_are_refused(runs: Path, headers: dict[str, str]
 def test_answers_have_a_strict_policy(runs: Path) -> None:
     policy = client(runs).get("/").headers["content-security-policy"]
     assert "default-src 'none'" in policy and "unsafe" not in policy
+
+
+def test_a_report_can_do_nothing_but_show_itself(runs: Path) -> None:
+    (runs / "words/report.html").write_text("<script>1</script>")
+    policy = client(runs).get("/report?run=words").headers["content-security-policy"]
+    assert policy.startswith("sandbox allow-scripts; default-src 'none'")
+
+
+@pytest.mark.parametrize(
+    "name", ["../other", "words/../../other", "/etc", "link", "inside/link", "", ".", "a\0b", "nope"]
+)
+def test_no_name_leads_out_of_the_folder(runs: Path, name: str) -> None:
+    (runs / "link").symlink_to(runs.parent / "other")
+    (runs / "inside").mkdir()
+    (runs / "inside/link").symlink_to(runs.parent / "other")
+    asked = client(runs)
+    for path in ("/api/run", "/report", "/api/study", "/file"):
+        assert asked.get(path, params={"run": name, "name": "plot.png"}).status_code == 400
+    assert [one["name"] for one in asked.get("/api/runs").json()["runs"]] == ["words"]
+
+
+@pytest.mark.parametrize("name", ["../../other/plot.png", "plot.png", "manifest.json", "up/plot.png"])
+def test_no_file_leads_out_of_its_run(runs: Path, name: str) -> None:
+    (runs / "words/plot.png").symlink_to(runs.parent / "other/plot.png")
+    (runs / "words/up").symlink_to(runs.parent / "other")
+    answer = client(runs).get("/file", params={"run": "words", "name": name})
+    assert answer.status_code == 400 and "has no picture" in answer.json()["error"]
+
+
+def test_a_study_whose_pictures_are_elsewhere_is_not_followed(runs: Path, measured: Path) -> None:
+    shutil.copytree(measured / "study", runs.parent / "away")
+    asked, away = client(runs), runs.parent / "away/study.zarr"
+    manifest = read_manifest(measured / "study")
+    write_manifest(runs / "words", {**manifest, "store": str(away)})
+    assert "outside the folder" in asked.get("/api/study?run=words").json()["error"]
+    write_manifest(runs / "words", manifest)
+    (runs / "words/study.zarr").symlink_to(away)
+    assert asked.get("/api/study?run=words").status_code == 400
+    (runs / "words/study.zarr").unlink()
+    shutil.copytree(away, runs / "words/study.zarr", ignore=shutil.ignore_patterns("images"))
+    (runs / "words/study.zarr/images").symlink_to(away / "images")
+    assert "leads out" in asked.get("/api/study?run=words").json()["error"]
+
+
+def test_a_damaged_run_says_why_and_hides_no_other(runs: Path) -> None:
+    (runs / "broken").mkdir()
+    (runs / "broken/manifest.json").write_text("{")
+    broken, words = client(runs).get("/api/runs").json()["runs"]
+    assert broken["state"] == "damaged" and "manifest.json" in broken["error"]
+    assert words["sentence"] == "Done." and not words["error"]
+    assert "cannot be read" in client(runs).get("/api/run?run=broken").json()["error"]
+
+
+def test_a_run_folder_itself_can_be_shown(runs: Path) -> None:
+    asked = client(runs / "words")
+    assert [one["name"] for one in asked.get("/api/runs").json()["runs"]] == ["words"]
+    assert asked.get("/api/run?run=words").json()["headline"] == "Done."
+    assert asked.get("/api/run?run=other").status_code == 400
+
+
+def test_names_are_text(runs: Path) -> None:
+    name = "<img src=x onerror=alert(1)>"
+    (runs / "words").rename(runs / name)
+    assert name not in client(runs).get("/run", params={"run": name}).text
+
+
+def test_two_runs_are_compared_by_what_differs(runs: Path) -> None:
+    (runs / "again").mkdir()
+    write_manifest(runs / "again", {**EDIT, "settings": {"strength": 0.7, "model": "tiny"}})
+    assert client(runs).get("/api/compare?a=words&b=again").json()["settings"] == [["strength", "0.5", "0.7"]]
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["study/cells?score=ssim&trials=0&pairs=99", "study/cells?score=x&trials=0&pairs=0", "study/strip?trials=-1&pair=0",
+     "study/strip?trials=99&pair=0&side=9", "study/picture?trials=0&pair=99", "study/cell?trials=&pair=0", "study"],
+)  # fmt: skip
+def test_a_wrong_address_gets_a_sentence(measured: Path, query: str) -> None:
+    run = "" if query == "study" else "&run=study"
+    answer = client(measured).get(f"/api/{query}{run}")
+    assert answer.status_code == 400 and answer.json()["error"]
+
+
+def test_only_pictures_that_are_shown_are_read(measured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[tuple[Sequence[str], int]] = []
+    images = RecordedResults.images
+
+    def noted(self: Any, labels: Sequence[str], pair: int) -> Iterator[Image.Image | None]:
+        read.append((list(labels), pair))
+        return images(self, labels, pair)
+
+    monkeypatch.setattr(RecordedResults, "images", noted)
+    asked = client(measured)
+    study = asked.get("/api/study?run=study").json()
+    effects = asked.get("/api/study/effects?run=study").json()["effects"]
+    assert len(study["pairs"]) == 10 and {"0", "5"} <= effects.keys()
+    cells = asked.get("/api/study/cells?run=study&score=ssim&trials=2,3&pairs=0,9").json()["cells"]
+    assert cells[0][0] == pytest.approx(simulation.number(0, "0", "ssim")) and cells[1] == [None, None]  # 9 is held out
+    assert not read
+    strip = asked.get("/api/study/strip?run=study&pair=4&trials=2,3&side=16")
+    assert read == [(["0", "1"], 4)] and "immutable" in strip.headers["cache-control"]

@@ -14,7 +14,7 @@ from t2iprobe.core.names import near
 from t2iprobe.core.runs.engine import PROGRESS
 from t2iprobe.core.runs.runfolder import MANIFEST, RUNNING, read_manifest
 from t2iprobe.core.runs.status import DAMAGED, State, state_of
-from t2iprobe.report.folder import ANSWER, answer_in
+from t2iprobe.report.folder import ANSWER, PLACES, answer_in
 
 
 class RunsFolder:
@@ -58,27 +58,37 @@ class RunsFolder:
         return found if inside else None
 
     def facts(self, name: str) -> dict[str, Any]:
-        """What the table says about a run; a damaged one has the reason as ``error``."""
-        seen = self._seen(name)
+        """What the table says about a run; a damaged one has the reason as ``error``.
+
+        Raises:
+            ConfigError: there is no such run.
+        """
+        path = self.path(name)
+        seen = [_changed(path / file) for file in (MANIFEST, PROGRESS, ANSWER)]
         if name in self._known and self._known[name][0] == seen:
             return self._known[name][1]
         try:
-            path = self.path(name)
             facts = {**asdict(state_of(path)), "spent": read_manifest(path).get("spent", {})}
             with suppress(T2IProbeError):  # an answer that cannot be read has no sentence
                 facts["sentence"] = facts["sentence"] or str((answer_in(path) or {}).get("sentence", ""))
         except T2IProbeError as error:
-            facts = {**asdict(State(self.root / name, DAMAGED, error=str(error))), "spent": {}}
+            facts = {**asdict(State(path, DAMAGED, error=str(error))), "spent": {}}
         facts |= {"name": name}
         del facts["path"]
         if facts["state"] != RUNNING:  # that one may be killed without a file that changes
             self._known[name] = seen, facts
         return facts
 
-    def _seen(self, name: str) -> object:
-        """What differs once a run has changed."""
-        files = [self.root / name / file for file in (MANIFEST, PROGRESS, ANSWER)]
-        return [(one.stat().st_mtime_ns, one.stat().st_size) if one.is_file() else None for one in files]
+    def answer(self, name: str) -> dict[str, Any]:
+        """The answer of a run, without its sentence and the places of its files; empty if it has none that can be read.
+
+        Raises:
+            ConfigError: there is no such run.
+        """
+        path, found = self.path(name), dict[str, Any]()
+        with suppress(T2IProbeError):
+            found = answer_in(path) or {}
+        return {key: value for key, value in found.items() if key not in {*PLACES, "run", "sentence"}}
 
     @property
     def _is_run(self) -> bool:
@@ -95,4 +105,10 @@ class RunsFolder:
         for place, folders, files in os.walk(self.root):
             if MANIFEST in files:
                 folders.clear()
+            if MANIFEST in files and self._serves(Path(place) / MANIFEST):
                 yield Path(place).relative_to(self.root).as_posix()
+
+
+def _changed(file: Path) -> tuple[int, int] | None:
+    """What differs once a file was written again."""
+    return (file.stat().st_mtime_ns, file.stat().st_size) if file.is_file() else None

@@ -33,9 +33,11 @@ def _value(settings: Any, name: str) -> Any:
 
 
 def _said(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.5g}"
     if not isinstance(value, list):
         return str(value)
-    return f"{len(value):,} of them" if len(value) > LONG or any(map(_nested, value)) else ", ".join(map(str, value))
+    return f"{len(value):,} of them" if len(value) > LONG or any(map(_nested, value)) else ", ".join(map(_said, value))
 
 
 def _nested(value: Any) -> bool:

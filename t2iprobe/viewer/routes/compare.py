@@ -10,7 +10,6 @@ from starlette.routing import Route
 
 from t2iprobe.core.errors import T2IProbeError
 from t2iprobe.core.runs.runfolder import read_manifest
-from t2iprobe.report.folder import PLACES, answer_in
 from t2iprobe.viewer import settings
 from t2iprobe.viewer.pages import page
 from t2iprobe.viewer.requests import text
@@ -26,7 +25,7 @@ def compared(request: Request) -> Response:
     runs, names = request.app.state.runs, [text(request, side) for side in "ab"]
     manifests = [_manifest(runs, name) for name in names]
     asked = [{"model": one.get("model"), **one.get("settings", {})} for one in manifests]
-    answers = [_answer(runs, name) for name in names]
+    answers = [runs.answer(name) for name in names]
     return JSONResponse(
         {
             "runs": [runs.facts(name) for name in names],
@@ -44,15 +43,6 @@ def _manifest(runs: Any, name: str) -> dict[str, Any]:
         return read_manifest(path)
     except T2IProbeError:
         return {}
-
-
-def _answer(runs: Any, name: str) -> dict[str, Any]:
-    """The answer of a run without the places of its files; empty if there is none."""
-    try:
-        found = answer_in(runs.path(name)) or {}
-    except T2IProbeError:
-        return {}
-    return {key: value for key, value in found.items() if key not in {*PLACES, "run", "sentence"}}
 
 
 ROUTES = [Route("/compare", show), Route("/api/compare", compared)]

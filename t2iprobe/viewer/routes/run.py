@@ -15,7 +15,7 @@ from t2iprobe.core.html import paragraph
 from t2iprobe.core.pictures import on_white, opened
 from t2iprobe.core.runs.runfolder import read_manifest
 from t2iprobe.core.runs.status import DAMAGED
-from t2iprobe.report.folder import PAGE, PLOT, SHEET, answer_in
+from t2iprobe.report.folder import PAGE, PLOT, SHEET
 from t2iprobe.report.page import provenance
 from t2iprobe.report.render import render
 from t2iprobe.report.sections import Page
@@ -57,13 +57,9 @@ def facts(request: Request) -> Response:
 def _lists(runs: RunsFolder, run: str, manifest: dict[str, Any]) -> dict[str, dict[str, str]]:
     """Everything that is listed as name and value, under its heading."""
     command = manifest.get("arguments", {}).get("command")
-    try:
-        answer = settings.lines(answer_in(runs.path(run)) or {})
-    except T2IProbeError as error:
-        answer = {"damaged": str(error)}
     return {
         "command": {"command": quoted(command)} if command else {},
-        "answer": answer,
+        "answer": settings.lines(runs.answer(run)),
         "cost": settings.lines(manifest.get("spent", {})),
         "settings": settings.lines(manifest["settings"]),
         "provenance": provenance(manifest),

@@ -130,6 +130,10 @@ function startStudy() {
   for (const button of document.querySelectorAll("[data-size]")) button.addEventListener("click", () => ((sized = button.dataset.size), arrange()));
   find("tools").hidden = false;
   arrange();
+}
+
+// go to the cell that the address names
+function visit() {
   const wanted = place();
   const column = grid.columns.findIndex((one) => one.label === wanted.get("trial"));
   if (wanted.has("pair")) grid.move(Number(wanted.get("pair")), column);
@@ -138,14 +142,15 @@ function startStudy() {
 
 // load what is new about the study, and show it without moving anything
 async function follow() {
-  const version = study.version;
+  const version = study.version, first = !grid;
   study.made = facts.started;
   await study.load();
-  if (!grid) startStudy();
+  if (first) startStudy();
   if (study.version !== version) {
     await study.loadEffects();
     grid.refresh(study.ordered(find("order").value));
-    if (version) announce(`${whole(study.answers)} answers`);
+    if (first) visit();
+    else announce(`${whole(study.answers)} answers`);
   }
 }
 

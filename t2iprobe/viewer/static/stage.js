@@ -51,6 +51,7 @@ export class Stage {
       this.slider.max = 100 * (stops.length - 1);
       this.slider.value = stops.length > 2 ? 100 * main : 50;
       this.dialog.showModal();
+      this.dialog.focus();
     }
     this.draw();
     announce(title);
