@@ -42,7 +42,7 @@ def patched(
     wrapped = NNsight(Pipeline(pipeline))
     last, found = len(arguments["prompt"]) - 1, None
     outputs = [
-        (row, _envoy(getattr(wrapped, denoiser), path))
+        (row, envoy_at(getattr(wrapped, denoiser), path))
         for row, path in sorted(((row, path) for row, paths in modules.items() for path in paths))
     ]
     with torch.no_grad(), wrapped.trace(**arguments) as tracer:
@@ -55,7 +55,8 @@ def patched(
     return list(found.images)
 
 
-def _envoy(envoy: Any, path: str) -> Any:
+def envoy_at(envoy: Any, path: str) -> Any:
+    """The envoy of a module below another's."""
     for part in path.split("."):
         envoy = envoy[int(part)] if part.isdigit() else getattr(envoy, part)
     return envoy
