@@ -8,18 +8,19 @@ import warnings
 from typing import Any
 
 import pytest
+import torch
+from diffusers import StableDiffusionPipeline
 from shell import invoke
 from typer.testing import CliRunner
 
 from t2iprobe.architectures.auto import probed
-from t2iprobe.architectures.plugin import t2iprobe_probe_adapter
 from t2iprobe.cli.app import build
 from t2iprobe.core.contracts.adapter import Adapter
-from t2iprobe.core.errors import ConfigError, ModelError
+from t2iprobe.core.errors import ConfigError, ModelError, SiteError
 from t2iprobe.core.model import Model
 from t2iprobe.core.shadow import shadowed
-from t2iprobe.registry.hookspecs import hookimpl
 from t2iprobe.registry.manager import Plugins
+from t2iprobe.registry.unnamed import few_blocks
 from t2iprobe.testing.adapters import ADAPTER_LAWS
 
 FAMILIES = (
@@ -66,32 +67,93 @@ def test_it_keeps_the_laws(module: str, name: str) -> None:
         law(adapter, pipeline)
 
 
-class Nothing:
-    """Registers no adapter, but probes."""
-
-    @hookimpl
-    def t2iprobe_probe_adapter(self, pipeline: Any) -> Any:
-        return t2iprobe_probe_adapter(pipeline)
-
-
-def test_a_loaded_pipeline_is_served_with_a_warning() -> None:
-    plugins = Plugins((), installed=False, extra=[Nothing()])
+def loaded(pipeline: Any) -> tuple[Model, list[str]]:
+    """A pipeline loaded where no adapter serves it, and what is said."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        model = plugins.load(curated("sdxl", "SDXL").tiny())
-    assert any("no adapter names StableDiffusionXLPipeline" in str(one.message) for one in said)
-    assert model.adapter.name == "auto:StableDiffusionXLPipeline"
+        model = Plugins((), installed=False).load(pipeline)
+    return model, [str(one.message) for one in said]
+
+
+def test_a_loaded_pipeline_is_served_after_a_check() -> None:
+    model, said = loaded(curated("pixart", "PixArtSigma").tiny())
+    assert "no adapter names PixArtSigmaPipeline: it is tried out, which may take minutes" in said
+    assert (
+        f"what was found by probing PixArtSigmaPipeline keeps {len(ADAPTER_LAWS)} of {len(ADAPTER_LAWS)} laws" in said
+    )
+    assert model.adapter.name == "auto:PixArtSigmaPipeline"
     assert len(model.run("a sign", num_steps=2, cache="blocks.0.cross_attn.k").cache) > 0
+
+
+def test_a_broken_law_refuses_what_relies_on_it() -> None:
+    """SDXL's pooled vector is in a mapping: patches of keys and values are whole, the rest is refused."""
+    model, said = loaded(curated("sdxl", "SDXL").tiny())
+    assert any("there is no site `text` (patching text from the target's run" in one for one in said)
+    with pytest.raises(SiteError, match="no site matches 'text'"):
+        model.run("a sign", num_steps=1, cache="text")
+    images = torch.zeros(1, 3, *model.picture_size())
+    with pytest.raises(ModelError, match=r"added_cond_kwargs.*cannot be called by itself; write an adapter"):
+        model.adapter.encode_images(model.pipeline, images)
+    assert model.run("a sign", num_steps=1, cache="blocks.0.cross_attn.k").cache
+
+
+def test_a_pipeline_that_breaks_a_law_is_refused() -> None:
+    """Each row is drawn with the first row's text, which no call shows."""
+
+    class Mixed(StableDiffusionPipeline):
+        def encode_prompt(self, *args: Any, **more: Any) -> Any:
+            text, *others = super().encode_prompt(*args, **more)
+            return text.flip(0) + text.mean(0), *others
+
+    pipeline = Mixed(**curated("sd", "SD").tiny().components, requires_safety_checker=False)
+    with pytest.raises(ModelError, match=r"breaks \w+ \(.*on which every command relies.*; write an adapter for it"):
+        loaded(pipeline)
+    with pytest.warns(UserWarning, match="it is tried out"):
+        model = Plugins((), installed=False).load(pipeline, check=False)
+    assert model.adapter.name == "auto:Mixed"
+
+
+def test_few_blocks_of_each_kind_are_checked_where_these_run() -> None:
+    pipeline = curated("sd3", "SD3").tiny()
+    blocks = pipeline.transformer.transformer_blocks
+    blocks.extend(list(blocks) * 2)
+    adapter = curated("sd3", "SD3")()
+    with few_blocks(adapter, pipeline):
+        assert len(blocks) == 3
+    assert len(blocks) > 3
+    with shadowed(pipeline.transformer, "forward", lambda *args, **more: blocks[3]), few_blocks(adapter, pipeline):
+        assert len(blocks) > 3
+
+
+def test_video_is_refused() -> None:
+    class Film(StableDiffusionPipeline):
+        def __call__(self, prompt: str, num_frames: int = 8, generator: Any = None) -> Any: ...
+
+    with pytest.raises(ModelError, match=r"Film draws video \(its call takes num_frames\)"):
+        probed(Film(**curated("sd", "SD").tiny().components, requires_safety_checker=False))
+
+
+def test_what_is_no_picture_is_said() -> None:
+    class Numbers(StableDiffusionPipeline):
+        def __call__(self, *args: Any, **more: Any) -> Any:
+            return ([len(super().__call__(*args, **more).images)],)
+
+    pipeline = Numbers(**curated("sd", "SD").tiny().components, requires_safety_checker=False)
+    with pytest.raises(ModelError, match="Numbers gives a int for each prompt where a picture is expected"):
+        Plugins(installed=False).load(pipeline).run("a sign", num_steps=1)
 
 
 def test_what_cannot_be_seen_is_refused() -> None:
     pipeline = curated("sdxl", "SDXL").tiny()
-    with shadowed(pipeline, "unet", None), pytest.raises(ModelError, match="it has no transformer or unet"):
+    with (
+        shadowed(pipeline, "unet", None),
+        pytest.raises(ModelError, match=r"no transformer or unet, its networks are vae, .*own `denoiser`"),
+    ):
         probed(pipeline)
     with shadowed(pipeline, "encode_prompt", lambda *args, **more: 1 / 0), pytest.raises(ModelError, match="ZeroDivi"):
         probed(pipeline)
     pipeline.unet.to("meta")
-    with pytest.raises(ModelError, match="its weights are not loaded"):
+    with pytest.raises(ModelError, match="its weights have to be loaded"):
         probed(pipeline)
 
 

@@ -329,7 +329,7 @@ WRONG: tuple[tuple[type[Adapter], str], ...] = (
     (Counting, "scope_leaves_earlier_steps_alone"),
     (SwappedHalves, "branches_are_not_swapped"),
     (SwappedCalls, "branches_are_not_swapped"),
-    (OtherEncoding, "branches_are_not_swapped"),
+    (OtherEncoding, "predicting_is_what_runs"),
     (FirstPromptOnly, "a_batch_of_two_is_two_runs"),
     (GlobalNoise, "equal_seeds_get_equal_noise"),
     (LongerInCompany, "no_edit_depends_on_the_batch"),

@@ -1,4 +1,4 @@
-"""The laws of every kind of plugin but adapters: bundled ones keep them, and what is wrong on purpose is caught."""
+"""The laws of every kind of plugin but adapters, and but those of ``test_conformance_studies.py``."""
 
 from __future__ import annotations
 
@@ -31,9 +31,12 @@ from t2iprobe.plugins.editing.patching import LocalizedEditor, LocalizedLora, Pr
 from t2iprobe.plugins.inversion.ddim import DDIM, Euler
 from t2iprobe.plugins.localization.plugin import t2iprobe_report_sections
 from t2iprobe.plugins.metrics.image import MSE, SSIM
+from t2iprobe.plugins.metrics.readers import RapidOCRReader
 from t2iprobe.plugins.metrics.text import F1, DatasetF1
+from t2iprobe.plugins.prompts.sets import Simple
 from t2iprobe.plugins.toxicity.detectors import Callback, Words
 from t2iprobe.plugins.toxicity.rewriters import CallbackRewriter, Mapped, Mask
+from t2iprobe.plugins.tracking.tensorboard import TensorBoard
 from t2iprobe.registry.manager import Plugins
 from t2iprobe.report.sections import Section
 from t2iprobe.testing import (
@@ -439,7 +442,8 @@ def test_pytest_checks_a_plugin_without_a_line_of_test_code(tmp_path: Path) -> N
 def test_every_kind_that_needs_no_example_is_tested(monkeypatch: pytest.MonkeyPatch) -> None:
     made = ModuleType("t2i_all")
     made.t2iprobe_report_sections = hookimpl(t2iprobe_report_sections)  # type: ignore[attr-defined]
-    things = {"localizers": EachLayer, "editors": PromptSwap, "inverters": DDIM, "rewriters": Gone, "metrics": SSIM}
+    things = {"localizers": EachLayer, "editors": PromptSwap, "inverters": DDIM, "rewriters": Gone}
+    things |= {"readers": RapidOCRReader, "trackers": TensorBoard, "prompt_sets": Simple, "metrics": SSIM}
     for kind, thing in (things | {"detectors": Grum}).items():
         setattr(made, f"t2iprobe_register_{kind}", hookimpl(lambda thing=thing: [thing]))
     monkeypatch.setitem(sys.modules, "t2i_all", made)

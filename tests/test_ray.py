@@ -27,6 +27,7 @@ from t2iprobe.core.sweep import Renderer, Sweep, TrialResult
 from t2iprobe.core.trials import Space
 from t2iprobe.plugins.cluster import executor
 from t2iprobe.plugins.cluster.executor import Unit
+from t2iprobe.testing.studies import EXECUTOR_LAWS, ExecutorCase
 
 pytest.importorskip("ray")
 pytestmark = [
@@ -174,3 +175,8 @@ def test_the_command_on_two_workers_one_of_them_killed_finds_what_one_process_fi
     local = CliRunner().invoke(build(), [*run, str(tmp_path / "local")])
     assert local.exit_code == 0 and json.loads(local.stdout)["sentence"] == json.loads(outcome.stdout)["sentence"]
     same(StudyResult.open(tmp_path / "ray"), StudyResult.open(tmp_path / "local"))
+
+
+@pytest.mark.parametrize("law", EXECUTOR_LAWS, ids=lambda law: law.__name__)
+def test_it_keeps_the_laws_of_executors(cluster: Any, law: Any) -> None:
+    law(ExecutorCase(executor.RayExecutor, {"workers": 2}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -18,7 +18,9 @@ from t2iprobe.architectures.probing import Reached, Recording
 from t2iprobe.core.contracts.adapter import Pipeline
 from t2iprobe.core.errors import ConfigError, ModelError, T2IProbeError
 from t2iprobe.core.hooks import bound, prediction_of
+from t2iprobe.core.names import counted
 from t2iprobe.core.shadow import shadowed
+from t2iprobe.core.sites import Site
 
 DENOISERS = ("transformer", "unet")
 GUIDANCE = ("true_cfg_scale", "guidance_scale")
@@ -28,13 +30,20 @@ PADDING = 64
 #: arguments of some pipelines by which the picture is not the prompt's alone, or not as large as asked for
 SWITCHES = ("use_resolution_binning", "clean_caption", "enable_prompt_rewrite", "use_pe", "use_kv_cache")
 ADVICE = "write an adapter for it (docs/how-to/write-an-adapter)"
+#: arguments of calls that draw video
+VIDEO = ("num_frames", "video_length", "num_videos_per_prompt")
+SMALL = 16  # latent cells per side of a picture on which a pipeline is tried out
 
 
 class AutoAdapter(ProbedAdapter):
     """What one pipeline showed; :func:`probed` makes a subclass of it for that pipeline."""
 
     #: why ``predict`` cannot be trusted; empty if it was seen to give what the pipeline gives
-    doubt: ClassVar[str] = ""
+    doubt = ""
+    #: whether the sites ``text``, … carry the whole prompt; else there are none
+    whole_entry = True
+    #: whether pictures are as small as tells something, to try the pipeline out
+    small: ClassVar[bool] = False
     sides = 8  # smaller ones are refused by many pipelines
     seen: ClassVar[Recording]
 
@@ -42,6 +51,25 @@ class AutoAdapter(ProbedAdapter):
     def recording(cls) -> Recording:  # type: ignore[override]
         """See :meth:`ProbedAdapter.recording`; of the pipeline itself."""
         return cls.seen
+
+    def smaller(self) -> AutoAdapter:
+        """The same, but with pictures that take little to draw."""
+        adapter: AutoAdapter = type("AutoAdapter", (type(self),), {"small": True})()
+        return adapter
+
+    def picture_size(self, pipeline: Pipeline) -> tuple[int, int]:
+        """See :meth:`Adapter.picture_size`."""
+        height, width = super().picture_size(pipeline)
+        takes = inspect.signature(type(pipeline).__call__).parameters
+        if not (self.small and "height" in takes and "width" in takes):
+            return height, width
+        side = SMALL * self.pixels_per_latent(pipeline)
+        return min(height, side), min(width, side)
+
+    def entry(self, pipeline: Pipeline) -> Iterator[Site]:
+        """See :meth:`ProbedAdapter.entry`."""
+        if self.whole_entry:
+            yield from super().entry(pipeline)
 
     @classmethod
     def tiny(cls) -> Pipeline:
@@ -63,9 +91,21 @@ class AutoAdapter(ProbedAdapter):
         Raises:
             ModelError: it is not known what the denoiser gets.
         """
+        self._trusted()
+        return super().clock(pipeline, timestep)
+
+    def encode_images(self, pipeline: Pipeline, images: Tensor) -> Tensor:
+        """See :meth:`Adapter.encode_images`.
+
+        Raises:
+            ModelError: it is not known what the denoiser gets.
+        """
+        self._trusted()
+        return super().encode_images(pipeline, images)
+
+    def _trusted(self) -> None:
         if self.doubt:
             raise ModelError(f"{self.name}: {self.doubt}, so the denoiser cannot be called by itself; {ADVICE}")
-        return super().clock(pipeline, timestep)
 
 
 @dataclass
@@ -88,6 +128,11 @@ class Observed:
         """Number of calls, and rows of each per requested row."""
         return len(self.calls), len(self.calls[0][latents]) // rows
 
+    def told(self, rows: int, latents: str) -> str:
+        """The layout in words."""
+        calls, times = self.layout(rows, latents)
+        return f"{counted(calls, 'call')} a step with {times} × as many rows as prompts"
+
 
 def probed(pipeline: Pipeline) -> type[AutoAdapter]:
     """An adapter for this pipeline; about a dozen denoiser calls.
@@ -96,7 +141,8 @@ def probed(pipeline: Pipeline) -> type[AutoAdapter]:
         ModelError: something that every adapter has to know cannot be seen; the message says what.
     """
     try:
-        return _probed(pipeline, type(pipeline).__name__)
+        with shadowed(pipeline, "_progress_bar_config", {"disable": True}):
+            return _probed(pipeline, type(pipeline).__name__)
     except T2IProbeError:
         raise
     except Exception as error:
@@ -105,38 +151,65 @@ def probed(pipeline: Pipeline) -> type[AutoAdapter]:
 
 
 def _probed(pipeline: Pipeline, kind: str) -> type[AutoAdapter]:
-    denoiser = next((name for name in DENOISERS if isinstance(getattr(pipeline, name, None), nn.Module)), None)
     takes = inspect.signature(type(pipeline).__call__).parameters
-    _require(denoiser is not None, kind, f"it has no {' or '.join(DENOISERS)}")
-    _require("prompt" in takes and "generator" in takes, kind, "its call takes no prompt or no generator")
+    video = [name for name in VIDEO if name in takes]
+    if video:
+        raise ModelError(
+            f"{kind} draws video (its call takes {video[0]}); only pipelines that draw pictures are served"
+        )
+    denoiser = next((name for name in DENOISERS if isinstance(getattr(pipeline, name, None), nn.Module)), None)
+    parts = [name for name, part in pipeline.components.items() if isinstance(part, nn.Module)]
+    _require(
+        denoiser is not None,
+        kind,
+        f"it has no {' or '.join(DENOISERS)}, its networks are {', '.join(parts)}",
+        "denoiser",
+    )
+    lacking = [name for name in ("prompt", "generator") if name not in takes]
+    _require(not lacking, kind, f"its call takes no {' and no '.join(lacking)}, but {', '.join(takes)}", "inputs")
     assert denoiser is not None
     module = getattr(pipeline, denoiser)
-    _require(not any(weight.is_meta for weight in module.parameters()), kind, "its weights are not loaded")
+    if any(weight.is_meta for weight in module.parameters()):
+        raise ModelError(f"no adapter serves {kind}, and to probe it, its weights have to be loaded; {ADVICE}")
     facts: dict[str, Any] = {"name": f"auto:{kind}", "pipelines": frozenset({kind}), "denoiser": denoiser}
+    facts["small"] = True
     facts |= {"text_kv": KINDS[:2], "__doc__": f"Adapter of ``{kind}``, by probing."}
     facts["arguments"] = {name: False for name in SWITCHES if name in takes}
     facts["side"] = _side(pipeline, module, takes)
     facts["guidance_argument"] = next((name for name in GUIDANCE if name in takes), "")
     facts |= _padding(pipeline, facts)
     facts["seen"] = recording = _made(facts).recorded(pipeline)
-    _require(bool(recording.latents), kind, "its denoiser gets no latents of its own for each row")
-    _require(any(is_tokens(recording.arguments[one]) for one in recording.text), kind, "no argument carries the prompt")
+    call = f"its {denoiser} gets {_shown(recording.arguments)}"
+    _require(bool(recording.latents), kind, f"{call}, of which nothing differs between two noises", "latents_name")
+    tokens = any(is_tokens(recording.arguments[one]) for one in recording.text)
+    _require(tokens, kind, f"{call}, of which no tensor (row, token, channel) differs between two prompts", "entry")
     found = layers.templates(recording)
-    _require(bool(found), kind, "no attention was seen in which image tokens read text")
+    ran = counted(len(recording.attentions), "scaled dot-product attention")
+    _require(bool(found), kind, f"in none of the {ran} of its {denoiser} do image tokens read text", "sites")
     beside = _check_text(pipeline, facts, recording)
     facts |= _guidance(pipeline, facts, recording)
     adapter = _made(facts)
     sites = list(adapter.sites(pipeline))
     kinds = {site.kind for site in sites}
     facts["text_kv"] = tuple(one for one in KINDS if one in kinds)
-    _require(bool(facts["text_kv"]), kind, "no projection was seen that gives text keys and values alone")
+    where = found[0].example.module
+    _require(bool(facts["text_kv"]), kind, f"no linear layer gives text keys and values alone, as in {where}", "sites")
     facts["text_entry"] = tuple(one.name for one in sites if one.layer is None and one.name.startswith("text"))
-    return type(_made(facts | _predicting(pipeline, facts, recording) | beside))
+    return type(_made(facts | _predicting(pipeline, facts, recording) | beside | {"small": False}))
 
 
-def _require(fine: bool, kind: str, problem: str) -> None:
+def _require(fine: bool, kind: str, found: str, part: str) -> None:
+    """Refuse a pipeline for what was found; ``part`` of an adapter says what it is instead."""
     if not fine:
-        raise ModelError(f"no adapter serves {kind}, and none can be made by probing it: {problem}; {ADVICE}")
+        raise ModelError(
+            f"no adapter serves {kind}, and none can be made by probing it: {found}; {ADVICE}, with its own `{part}`"
+        )
+
+
+def _shown(call: Mapping[str, Any]) -> str:
+    """The arguments of a call with their shapes."""
+    shapes = {name: tuple(value.shape) for name, value in call.items() if isinstance(value, Tensor)}
+    return ", ".join(f"{name} {shapes.get(name, type(value).__name__)}" for name, value in call.items())
 
 
 def _made(facts: Mapping[str, Any]) -> AutoAdapter:
@@ -186,7 +259,9 @@ def _padding(pipeline: Pipeline, facts: Mapping[str, Any]) -> dict[str, Any]:
     if not is_tokens(alone.get(text)) or alone[text].shape[1] == beside[text].shape[1]:
         return {}
     masked = any("mask" in name and isinstance(value, Tensor) for name, value in beside.items())
-    _require(masked, type(pipeline).__name__, "a prompt's text depends on the longest of its batch, without a mask")
+    lengths = f"{alone[text].shape[1]} tokens alone and {beside[text].shape[1]} beside a longer prompt"
+    kind = type(pipeline).__name__
+    _require(masked, kind, f"a prompt has {lengths} in {text}, without a mask that says which count", "prepared")
     return {"pads_to": PADDING}
 
 
@@ -197,10 +272,12 @@ def _check_text(pipeline: Pipeline, facts: Mapping[str, Any], recording: Recordi
     known = [name for name in recording.text if isinstance(recording.arguments[name], Tensor)]
     other = [name for name in one if name not in known and not _same(one[name], another.get(name))]
     nested = [name for name in other if isinstance(one[name], Mapping)]
-    _require(other == nested, kind, f"the prompt also enters through {', '.join(other)}, whose rows were not found")
+    ways = f"the prompt also enters through {_shown({name: one[name] for name in other})}"
+    _require(other == nested, kind, f"{ways}, in which no axis is the rows", "encode_prompts")
     tokens = sum(recording.arguments[name].shape[1] for name in known if is_tokens(recording.arguments[name]))
-    odd = [found.example.module for found in layers.templates(recording) if found.example.text != tokens]
-    _require(not odd, kind, f"the text in {odd and odd[0]} does not have the {tokens} tokens of the encoded prompt")
+    for example in (found.example for found in layers.templates(recording)):
+        here = f"{example.module} reads {example.text} text tokens, where the encoded prompt has {tokens}"
+        _require(example.text == tokens, kind, f"{here} (in {', '.join(known)})", "text_spans` or `registers")
     return {"doubt": f"a part of the prompt enters through {nested[0]}"} if nested else {}
 
 
@@ -219,14 +296,17 @@ def _guidance(pipeline: Pipeline, facts: Mapping[str, Any], recording: Recording
     kind, latents = type(pipeline).__name__, recording.latents
     adapter = _made(facts)
     if not facts["guidance_argument"]:
-        plain = _observed(adapter, pipeline, PROMPTS, None).layout(2, latents)
-        _require(plain == (1, 1), kind, "its guidance cannot be switched off by an argument")
+        plain = _observed(adapter, pipeline, PROMPTS, None)
+        told = f"its call takes none of {', '.join(GUIDANCE)}, and makes {plain.told(2, latents)}"
+        _require(plain.layout(2, latents) == (1, 1), kind, told, "guidance_argument")
         return {}
     off = _observed(adapter, pipeline, PROMPTS, 1.0)
     found: dict[str, Any] = {}
     if off.layout(2, latents) != (1, 1):  # on above 0, as 1 is
         found["guided_above"], off = 0.0, _observed(adapter, pipeline, PROMPTS, 0.0)
-    _require(off.layout(2, latents) == (1, 1), kind, "its guidance cannot be switched off")
+    argument, own = facts["guidance_argument"], "arguments` to switch other guidance off, or `branches"
+    told = f"with {argument}=0 it still makes {off.told(2, latents)} of its {facts['denoiser']}"
+    _require(off.layout(2, latents) == (1, 1), kind, told, own)
     on = _observed(adapter, pipeline, PROMPTS, SCALE)
     takes = inspect.signature(type(pipeline).__call__).parameters
     if on.layout(2, latents) == (1, 1) and "negative_prompt" in takes:
@@ -235,11 +315,13 @@ def _guidance(pipeline: Pipeline, facts: Mapping[str, Any], recording: Recording
     layout = on.layout(2, latents)
     if layout == (1, 1):  # an input of the network, or nothing
         return found | {"empty_negative": False, "guided_above": math.inf}
-    _require(layout in ((2, 1), (1, 2)), kind, f"with guidance the denoiser is called {layout[0]} times a step")
+    told = f"with {argument}={SCALE:g} it makes {on.told(2, latents)}; known are one call with 2 × or two with 1 ×"
+    _require(layout in ((2, 1), (1, 2)), kind, told, own)
     text = next(name for name in recording.text if is_tokens(recording.arguments[name]))
     prompt, first = off.calls[0][text], on.calls[0][text][:2]
     cond_first = first.shape == prompt.shape and torch.equal(first, prompt)
-    _require(cond_first or layout == (1, 2), kind, "with guidance the denoiser's first call is not the prompt's")
+    told = f"with {argument}={SCALE:g} the first of two calls a step is not the prompt's"
+    _require(cond_first or layout == (1, 2), kind, told, "branches")
     return found | {"guides_apart": layout == (2, 1), "cond_first": cond_first}
 
 

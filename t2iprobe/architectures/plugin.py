@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from t2iprobe.registry.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from t2iprobe.core.contracts.adapter import Adapter, Pipeline
+    from t2iprobe.core.contracts.adapter import Adapter
 
 #: modules below ``t2iprobe.architectures`` and the adapters in them
 FAMILIES = {
@@ -50,13 +50,3 @@ def t2iprobe_register_adapters() -> list[type[Adapter]]:
     """Every bundled family."""
     modules = {name: importlib.import_module(f"t2iprobe.architectures.{name}") for name in FAMILIES}
     return [getattr(modules[name], adapter) for name, adapters in FAMILIES.items() for adapter in adapters]
-
-
-@hookimpl(trylast=True)
-def t2iprobe_probe_adapter(pipeline: Pipeline) -> type[Adapter] | None:
-    """An adapter by probing for any diffusers pipeline."""
-    from diffusers import DiffusionPipeline
-
-    from t2iprobe.architectures.auto import probed
-
-    return probed(pipeline) if isinstance(pipeline, DiffusionPipeline) else None

@@ -61,8 +61,14 @@ def say_embedded(arch: str | None, ref: str, plugins: Plugins) -> None:
     )
 
 
-def load(options: ModelOptions, plugins: Plugins, upscaler: str | None = None) -> Model:
+def load(options: ModelOptions, plugins: Plugins, upscaler: str | None = None, check: bool = True) -> Model:
     """The model that the options name; if it is an embedded default, stderr says so.
+
+    Args:
+        options: they name it.
+        plugins: the session's.
+        upscaler: name of an upscaler.
+        check: see :class:`LoadOptions`.
 
     Raises:
         ConfigError: no model is named, or its architecture is not ``--arch``.
@@ -71,7 +77,7 @@ def load(options: ModelOptions, plugins: Plugins, upscaler: str | None = None) -
     ref = reference(options.arch, options.model, plugins)
     if options.model is None:
         say_embedded(options.arch, ref, plugins)
-    model = plugins.load(ref, upscaler=upscaler, **options.loading)
+    model = plugins.load(ref, upscaler=upscaler, check=check, **options.loading)
     say_loaded(model)
     check_arch(model, options.arch)
     return model

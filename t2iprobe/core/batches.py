@@ -19,7 +19,7 @@ from t2iprobe.core.cache import ActivationCache, ActivationStream, Sink
 from t2iprobe.core.contracts.adapter import Pipeline
 from t2iprobe.core.donors import TextDonors
 from t2iprobe.core.engine import Engine
-from t2iprobe.core.errors import NonFiniteError, T2IProbeError
+from t2iprobe.core.errors import ModelError, NonFiniteError, T2IProbeError
 from t2iprobe.core.interventions import Intervention
 from t2iprobe.core.measuring import HighWater, device_memory
 from t2iprobe.core.names import counted
@@ -153,6 +153,9 @@ class Batches:
             self._learn(len(rows))
         if model.upscaler is not None:
             images = self._upscaled(images, texts_of(arguments), arguments["generator"])
+        if other := next((image for image in images if not isinstance(image, Image)), None):
+            kind = type(model.pipeline).__name__
+            raise ModelError(f"{kind} gives a {type(other).__name__} for each prompt where a picture is expected")
         opaque = [image.convert("RGB") if image.mode == "RGBA" else image for image in images]
         self.images.update(zip(rows, opaque, strict=True))
         self.cache.extend(cache)

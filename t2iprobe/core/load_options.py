@@ -39,6 +39,7 @@ class LoadOptions:
         compile: compile the denoiser's blocks, see :func:`t2iprobe.core.compiling.compile_blocks`.
         weights: whether to read weights; without, networks are built from their configurations on the meta device,
             with which sites and sizes can be found, but nothing drawn.
+        check: whether an adapter that was found by probing is checked before it is used.
     """
 
     device: str | None = None
@@ -56,6 +57,7 @@ class LoadOptions:
     quantize: str | None = None
     compile: bool = False
     weights: bool = True
+    check: bool = True
 
     def torch_device(self) -> torch.device:
         """The requested device, else the first GPU, else the CPU.

@@ -60,14 +60,6 @@ def t2iprobe_register_adapters() -> list[type[Adapter]]:  # type: ignore[empty-b
 
 
 @hookspec(firstresult=True)
-def t2iprobe_probe_adapter(pipeline: Pipeline) -> type[Adapter] | None:
-    """An adapter for a loaded pipeline whose class no adapter names, made by trying the pipeline out.
-
-    Raise a ``ModelError`` that says what could not be seen.
-    """
-
-
-@hookspec(firstresult=True)
 def t2iprobe_load_pipeline(ref: str, options: LoadOptions, adapters: Mapping[str, type[Adapter]]) -> Pipeline | None:
     """A source of weights: the pipeline that ``ref`` means, in the precision that ``options`` say.
 

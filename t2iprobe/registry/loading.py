@@ -29,11 +29,13 @@ def load_model(
     model: Any, upscaler: Any, options: LoadOptions, plugins: Plugins, family: Family | None = None
 ) -> Model:
     """See :meth:`Plugins.load`."""
+    from t2iprobe.architectures.auto import AutoAdapter
     from t2iprobe.core.model import Model
     from t2iprobe.registry.placing import check_offload
+    from t2iprobe.registry.unnamed import check_probed
 
     named = isinstance(model, str)
-    free = {name: getattr(options, name) for name in ("device", "dtype", "resolution", "compile")}
+    free = {name: getattr(options, name) for name in ("device", "dtype", "resolution", "compile", "check")}
     if not named and options != LoadOptions(**free):
         raise ConfigError("the pipeline is built already; options of loading would have no effect on it")
     if named:
@@ -43,6 +45,8 @@ def load_model(
     made = Model(pipeline, adapter, ref=model if named else "", defaults=sampling_defaults(pipeline))
     if named:
         _prepare(made, options)
+    if options.check and isinstance(adapter, AutoAdapter):
+        check_probed(made)
     if options.compile:
         _compile(made, options)
     if isinstance(upscaler, str):

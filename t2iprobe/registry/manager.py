@@ -309,15 +309,12 @@ class Plugins:
         known = next((name for name in names if name in served), None)
         if known is not None:
             return self.adapter_for(known)
-        found: type[Adapter] | None = self._first("t2iprobe_probe_adapter", pipeline=pipeline)
-        if found is None:
+        if "DiffusionPipeline" not in names:
             return self.adapter_for(names[0])  # refuses it
-        warnings.warn(
-            f"no adapter names {names[0]}: sites and guidance were found by probing it; "
-            "`t2iprobe check-adapter --model REF` says what holds for it",
-            stacklevel=2,
-        )
-        return found
+        from t2iprobe.architectures.auto import probed
+
+        warnings.warn(f"no adapter names {names[0]}: it is tried out, which may take minutes", stacklevel=2)
+        return probed(pipeline)
 
     def load_pipeline(self, ref: str, options: LoadOptions) -> Pipeline:
         """The pipeline that ``ref`` means, from the first plugin that knows it.

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from t2iprobe.testing.localizers import localizer_conformance
     from t2iprobe.testing.metrics import aggregate_conformance, metric_conformance
     from t2iprobe.testing.plugins import command_conformance, plugin_conformance
+    from t2iprobe.testing.prompt_sets import prompt_set_conformance
+    from t2iprobe.testing.readers import reader_conformance
     from t2iprobe.testing.sections import section_conformance
+    from t2iprobe.testing.studies import executor_conformance, tracker_conformance
 
 _HOMES = {
     "adapters": ("adapter_conformance",),
@@ -33,7 +36,10 @@ _HOMES = {
     "localizers": ("localizer_conformance",),
     "metrics": ("aggregate_conformance", "metric_conformance"),
     "plugins": ("command_conformance", "plugin_conformance"),
+    "prompt_sets": ("prompt_set_conformance",),
+    "readers": ("reader_conformance",),
     "sections": ("section_conformance",),
+    "studies": ("executor_conformance", "tracker_conformance"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -45,13 +51,17 @@ __all__ = [
     "command_conformance",
     "detector_conformance",
     "editor_conformance",
+    "executor_conformance",
     "inverter_conformance",
     "levels_of",
     "localizer_conformance",
     "metric_conformance",
     "plugin_conformance",
+    "prompt_set_conformance",
+    "reader_conformance",
     "rewriter_conformance",
     "section_conformance",
+    "tracker_conformance",
 ]
 
 

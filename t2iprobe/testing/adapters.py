@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -67,6 +67,18 @@ def adapter_conformance(adapter: type[Adapter]) -> type:
     ``T2IPROBE_TEST_DEVICE=cuda pytest`` runs them on a GPU.
     """
     return ADAPTER_LAWS.tests(adapter.__name__, lambda: (adapter(), adapter.tiny().to(os.environ.get(DEVICE, "cpu"))))
+
+
+def broken_laws(adapter: Adapter, pipeline: Pipeline) -> dict[str, str]:
+    """The laws that an adapter breaks on a pipeline, each with what was found, in reading order."""
+    broken = {}
+    for law in ADAPTER_LAWS:
+        try:
+            law(adapter, pipeline)
+        except AssertionError as error:
+            broken[law.__name__] = str(error)
+    _RUNS.pop(pipeline, None)
+    return broken
 
 
 @_law
@@ -210,10 +222,13 @@ def scope_leaves_earlier_steps_alone(model: Model) -> None:
 
 @_law
 def branches_are_not_swapped(model: Model) -> None:
-    """The branch called cond holds the prompt, and editing cond leaves uncond unchanged."""
+    """The branch called cond holds what the prompt is without guidance, and editing cond leaves uncond unchanged."""
     entry = Sites(site for site in model.sites.match(*model.adapter.text_entry) if not site.carried)
     run = _guided(model, cache=entry)
-    _require_prompt(model, entry, run)
+    off = next((scale for scale in (0.0, 1.0) if model.guided({"guidance": scale}) == 1), None)
+    if off is not None:
+        alone = model.run(SOURCE, num_steps=1, guidance=off, cache=entry).cache
+        _require_prompt(entry, run, {site.name: _first(alone, site) for site in entry}, "what runs without guidance")
     edits = [ablate(entry, scope=Scope(branches=(Branch.COND,)))]
     edited = _guided(model, cache=entry, interventions=edits)
     for name, step, branch in _addresses(model, run.cache, steps=1):
@@ -226,6 +241,15 @@ def branches_are_not_swapped(model: Model) -> None:
             require(torch.equal(before, after), f"editing cond of {name} changed uncond")
             same = torch.equal(before, run.cache[name, step, Branch.COND])
             require(not same, f"{name}: cond and uncond hold the same")
+
+
+@_law
+def predicting_is_what_runs(model: Model) -> None:
+    """What ``predict`` gives the denoiser of ``encode_prompts`` is what the pipeline gives it."""
+    entry = Sites(site for site in model.sites.match(*model.adapter.text_entry) if not site.carried)
+    run = _guided(model, cache=entry)
+    alone = entry_by_itself(model, entry, run, SOURCE)
+    _require_prompt(entry, run, alone, "what encode_prompts and predict make of the prompt")
 
 
 @_law
@@ -423,10 +447,9 @@ def _noise(value: Tensor, hook: HookContext) -> Tensor:
     return value + 3 * (value.std() + 0.1) * noise
 
 
-def _require_prompt(model: Model, entry: Sites, run: Run) -> None:
-    """Check that the text entry of ``run``, branch cond, is what the adapter itself makes of the prompt."""
-    alone = entry_by_itself(model, entry, run, SOURCE)
+def _require_prompt(entry: Sites, run: Run, expected: Mapping[str, Tensor], what: str) -> None:
+    """Check that the text entry of ``run``, branch cond, is as ``expected``, which is ``what``."""
     for site in entry:
-        cond, expected = _first(run.cache, site), alone[site.name]
-        fits = cond.shape == expected.shape and torch.allclose(cond, expected.to(cond), rtol=1e-3, atol=1e-4)
-        require(fits, f"{site.name}, branch cond, is not what encode_prompts and predict make of the prompt")
+        cond, own = _first(run.cache, site), expected[site.name]
+        fits = cond.shape == own.shape and torch.allclose(cond, own.to(cond), rtol=1e-3, atol=1e-4)
+        require(fits, f"{site.name}, branch cond, is not {what}")

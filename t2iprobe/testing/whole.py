@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pkgutil
 import warnings
 from collections.abc import Iterator
@@ -18,6 +19,9 @@ KINDS = {
     "editors": "editor_conformance",
     "inverters": "inverter_conformance",
     "rewriters": "rewriter_conformance",
+    "readers": "reader_conformance",
+    "trackers": "tracker_conformance",
+    "executors": "executor_conformance",
 }
 
 
@@ -25,7 +29,8 @@ def conformance_of(plugin: str) -> Iterator[type]:
     """Test classes for a plugin, with the settings' defaults.
 
     Args:
-        plugin: as its entry point names it. Detectors, aggregates and some metrics need examples, and are left out.
+        plugin: as its entry point names it. Detectors, aggregates and some metrics need examples, some prompt sets a
+            file, and are left out.
     """
     yield testing.plugin_conformance(plugin)
     found: Any = pkgutil.resolve_name(plugin)
@@ -35,6 +40,9 @@ def conformance_of(plugin: str) -> Iterator[type]:
         for kind, conformance in KINDS.items():
             for one in getattr(alone, kind)().values():
                 yield getattr(testing, conformance)(one)
+        for prompts in alone.prompt_sets().values():
+            if all(one.default is not one.empty for one in inspect.signature(prompts).parameters.values()):
+                yield testing.prompt_set_conformance(prompts)
         for metric in alone.metrics().values():
             if metric.needs in EXAMPLES:
                 yield testing.metric_conformance(metric)

@@ -44,7 +44,7 @@ def check_adapter(options: CheckAdapterOptions, context: typer.Context) -> None:
     Example: t2iprobe check-adapter my_package.adapter:MyAdapter
     """
     from t2iprobe.cli.models import load
-    from t2iprobe.testing.adapters import ADAPTER_LAWS
+    from t2iprobe.testing.adapters import ADAPTER_LAWS, broken_laws
 
     if options.adapter is not None:
         adapter = _of_a_class(options)
@@ -53,17 +53,10 @@ def check_adapter(options: CheckAdapterOptions, context: typer.Context) -> None:
         adapter = choice("architecture", options.arch, context.obj.adapters())()
         pipeline = adapter.tiny()
     else:
-        model = load(options, context.obj)
+        model = load(options, context.obj, check=False)
         adapter, pipeline = model.adapter, model.pipeline
-    rows = []
-    for law in ADAPTER_LAWS:
-        try:
-            law(adapter, pipeline)
-            broken_by = ""
-        except AssertionError as error:
-            broken_by = str(error)
-        rows.append({"law": law.__name__, "holds": not broken_by, "found": broken_by})
-    broken = [row for row in rows if not row["holds"]]
+    broken, names = broken_laws(adapter, pipeline), [law.__name__ for law in ADAPTER_LAWS]
+    rows = [{"law": name, "holds": name not in broken, "found": broken.get(name, "")} for name in names]
     if options.format is Format.json:
         print_json({"adapter": adapter.name, "laws": rows})
     else:
