@@ -34,8 +34,18 @@ def listening(host: str, port: int) -> socket.socket:
         raise ConfigError(f"cannot listen on {where}: {reason}; choose another --port or --host") from None
 
 
+class Viewer(uvicorn.Server):
+    """A server of the viewer's app; ``run([listening(…)])`` answers until ``should_exit`` is set.
+
+    Args:
+        app: the app.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        super().__init__(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=PATIENCE))
+
+
 def serve(app: ASGIApp, taken: socket.socket) -> None:
     """Answer requests until Ctrl-C or SIGTERM."""
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=PATIENCE)
     with suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[taken])
+        Viewer(app).run([taken])

@@ -85,7 +85,8 @@ export function moment(started) {
 // the state of a run, with how far it is
 export function stateOf(run) {
   const badge = element("span", { class: `state ${run.state}` }, run.state);
-  if (run.state === "finished" || run.total == null || run.done == null) return [badge];
-  const bar = element("progress", { max: run.total, value: run.done, "aria-label": "how far the run is" });
-  return [badge, bar, element("small", {}, `${whole(run.done)} of ${whole(run.total)} ${run.unit}${run.total === 1 ? "" : "s"}`)];
+  if (run.state === "finished" || run.done == null) return [badge];
+  const counted = `${whole(run.done)}${run.total ? ` of ${whole(run.total)}` : ""} ${run.unit}${(run.total ?? run.done) === 1 ? "" : "s"}`;
+  const bar = run.total ? element("progress", { max: run.total, value: run.done, "aria-label": "how far the run is" }) : null;
+  return [badge, bar, element("small", {}, counted)].filter(Boolean);
 }

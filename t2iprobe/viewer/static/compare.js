@@ -52,7 +52,7 @@ function inStep(studies) {
     label: "pictures of both runs by pair and patch",
     sources,
     side: SIDE,
-    corner: element("span", {}, "pair"),
+    corner: ["pair"],
     head: (column) => element("div", { class: "two" }, studies.map((study) => study.head(column))),
     lead: ([pair]) => element("div", {}, element("span", { class: "pair" }, element("small", {}, `${pair}`), studies[0].words(pair))),
     name: (row, column, score) => `${columns[column].label} patched, ${studies[0].words(pairs[row][0])}: ${fixed(score)}`,

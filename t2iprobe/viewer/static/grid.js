@@ -9,7 +9,7 @@ export class Grid {
   // box: where it goes. label: its name. sources: what a cell shows side by side, each with
   //   values(rows, columns) -> promise of scores by row, null where there is no answer
   //   strip(row, columns, version) -> address of pictures side by side
-  // head(column), lead(row): elements. name(row, column): words. open(row, column), moved(row, column): called.
+  // corner: what is above the rows' heads. head(column), lead(row): elements. name(row, column): words. open(row, column), moved(row, column): called.
   constructor(box, settings) {
     Object.assign(this, { rows: [], columns: [], at: [0, 0], side: 96, pictures: true, ...settings });
     this.values = this.sources.map(() => new Map());
@@ -28,16 +28,17 @@ export class Grid {
   // rows and columns are lists of anything; what is known about scores is forgotten
   show(rows, columns, { side = this.side, pictures = this.pictures } = {}) {
     Object.assign(this, { rows, columns, side, pictures });
-    this.width = side * this.sources.length + (pictures ? 6 : 2);
+    this.width = (side + 3) * this.sources.length + (pictures ? 3 : -1); // with the gaps of viewer.css
     this.height = side + (pictures ? 6 : 2);
     this.values.forEach((known) => known.clear());
     for (const [name, value] of [["--side", side], ["--width", this.width], ["--height", this.height]]) this.box.style.setProperty(name, `${value}px`);
+    this.box.style.setProperty("--ends", this.corner.length - 1);
     this.box.classList.toggle("plain", !pictures);
     this.box.setAttribute("aria-rowcount", rows.length);
     this.box.setAttribute("aria-colcount", columns.length);
     this.at = [Math.min(this.at[0], rows.length - 1), Math.min(this.at[1], columns.length - 1)].map((index) => Math.max(0, index));
     this.body.replaceChildren();
-    this.heads.replaceChildren(element("div", { class: "lead", role: "columnheader" }, this.corner));
+    this.heads.replaceChildren(element("div", { class: "lead", role: "columnheader" }, this.corner.map((word) => element("span", {}, word))));
     this.shown.clear();
     this.body.style.height = `${rows.length * this.height}px`;
     this.draw();

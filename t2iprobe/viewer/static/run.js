@@ -111,7 +111,7 @@ function arrange() {
 function startStudy() {
   find("score").replaceChildren(...study.scores.map((name) => element("option", { value: name }, name.replaceAll("_", " "))));
   const source = study.source(() => SIDES[sized]);
-  const corner = ["pair", ...["source", "target"].slice(0, study.ends.length)].map((word) => element("span", {}, word));
+  const corner = ["pair", ...["source", "target"].slice(0, study.ends.length)];
   grid = new Grid(find("grid"), { label: "pictures by pair and patch", sources: [source], head: (column) => study.head(column), lead, name, open, moved, corner });
   stage = new Stage({
     show: large,

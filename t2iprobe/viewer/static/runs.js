@@ -113,5 +113,5 @@ await repeat(async () => {
     find("trouble").textContent = error.message;
     find("trouble").hidden = false;
   }
-  return runs.some((run) => run.state === "running") ? 1500 : 5000;
+  return runs.some((run) => run.state === "running") ? 1500 : 3000;
 });
