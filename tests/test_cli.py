@@ -23,6 +23,7 @@ from t2iprobe.cli.models import published_ref, reference
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.load_options import Embedded
 from t2iprobe.core.planted import CARD
+from t2iprobe.core.runs.runfolder import MANIFEST
 from t2iprobe.plugins.organisms import build, weight_files
 from t2iprobe.plugins.organisms.recipes import embedded, recipe
 from t2iprobe.registry.hookspecs import hookimpl
@@ -60,6 +61,27 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
 def test_help_is_quick_because_it_imports_no_torch() -> None:
     code = "import sys; from t2iprobe.cli.app import build; build(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_plain_command_says_what_to_do_next(call: Call) -> None:
+    code, out, err = call([])
+    assert (code, err) == (0, "") and "t2iprobe patch --arch sd3" in out
+    study, plain = {"question": {"model": "tiny-sd3"}}, {"command": "t2iprobe guard bench --arch sd3"}
+    for name, state, more in (
+        ("stopped", "interrupted", {"arguments": study}),
+        ("bench", "interrupted", plain),
+        ("done", "finished", {}),
+    ):
+        manifest = {"state": state, "settings": {}, "started": "today", **more}
+        (folder := Path("runs") / name).mkdir(parents=True)
+        (folder / MANIFEST).write_text(json.dumps(manifest))
+    (Path("runs") / "broken").mkdir()
+    (Path("runs") / "broken" / MANIFEST).write_text("{")
+    code, out, err = call([])
+    assert (code, err) == (0, "")
+    lines = [line.strip() for line in out.splitlines()]
+    assert {"t2iprobe study resume runs/stopped", plain["command"], "t2iprobe report runs/done"} <= {*lines}
+    assert any(line.split()[:2] == ["runs/broken", "damaged"] for line in lines)
 
 
 def test_patch_writes_a_whole_run_and_shows_it_again(call: Call, folder: str, tmp_path: Path) -> None:

@@ -599,8 +599,8 @@ def test_runs_of_other_kinds_have_dashes_and_a_reason(call: Call, tmp_path: Path
     (tmp_path / "runs/broken" / runfolder.MANIFEST).write_text("{")
     shown = call(["ls"])[1]
     rows = {line.split()[0]: line.split()[1:] for line in shown.splitlines()}
-    assert rows["runs/keys"][:5] == ["finished", "capture", "tiny", "–", "today"]
-    assert rows["runs/young"][:6] == ["interrupted", "exhaustive", "tiny", "0", "answers", "today"]
+    assert rows["runs/keys"][:5] == ["finished", "–", "today", "capture", "tiny"]
+    assert rows["runs/young"][:6] == ["interrupted", "0", "answers", "today", "exhaustive", "tiny"]
     assert rows["runs/broken"][:5] == ["damaged", *"––––"] and "runs/broken/manifest.json cannot be read" in shown
     assert "answers  – (capture keeps none)" in call(["status", "runs/keys"])[1]
     young = call(["status", "runs/young"])[1]

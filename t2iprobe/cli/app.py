@@ -8,6 +8,8 @@ import typer
 
 from t2iprobe.cli.commands import capture, check_adapter, report, sites, store, study, view
 from t2iprobe.cli.commands import plugins as plugins_command
+from t2iprobe.cli.home import print_home
+from t2iprobe.cli.studies import RUNS
 from t2iprobe.registry.manager import Plugins
 
 HELP = (
@@ -24,7 +26,7 @@ def build(plugins: Plugins | None = None) -> typer.Typer:
     app = typer.Typer(
         name="t2iprobe",
         help=HELP,
-        no_args_is_help=True,
+        invoke_without_command=True,
         rich_markup_mode="rich",
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"], "obj": plugins},
@@ -62,8 +64,11 @@ def _version(wanted: bool) -> None:
 
 
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Options of the whole command line."""
+    """Options of the whole command line; without a command, what to do next in this folder."""
+    if context.invoked_subcommand is None:
+        print_home(RUNS)

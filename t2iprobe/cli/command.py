@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 import typer
 from pydantic.fields import FieldInfo
 
+from t2iprobe.cli.commandline import quoted, typed
 from t2iprobe.core.command_options import Options, extra_of, flags, is_argument, panel_of
 
 Model = TypeVar("Model", bound=Options)
@@ -31,7 +32,10 @@ def takes(kind: type[Model]) -> Callable[[Callable[[Model, typer.Context], None]
     def wrap(body: Callable[[Model, typer.Context], None]) -> Callable[..., None]:
         @functools.wraps(body)
         def command(context: typer.Context, **values: Any) -> None:
-            body(kind.from_shell(_given(context, values)), context)
+            from t2iprobe.core.runs.provenance import commanded, portable
+
+            with commanded(quoted(portable(typed(context)))):
+                body(kind.from_shell(_given(context, values)), context)
 
         first = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
         ordered = sorted(kind.model_fields.items(), key=lambda one: _place(kind, *one))

@@ -66,7 +66,7 @@ def view(path: Path, plugins: Plugins) -> RunView:
     rows = [row for row in range(min(SHOWN, store.rows)) if (path / picture_file(row)).is_file()]
     pictures = [(f"{row}: {store.prompts[row]}", opened(check(path / picture_file(row)))) for row in rows]
     sheet = mosaic(pictures) if pictures else None
-    page = page_of(manifest, "captured activations", answer["sentence"], list(_sections(path, store, sizes, sheet)), "")
+    page = page_of(manifest, "captured activations", answer["sentence"], list(_sections(path, store, sizes, sheet)))
     return RunView(page, None if store.missing else answer, sheet)
 
 

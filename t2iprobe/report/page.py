@@ -42,7 +42,7 @@ OF_PAIRS = frozenset({"limit", "held_out"})  # for pairs only: elsewhere ``--lim
 
 
 def page_of(
-    manifest: Mapping[str, Any], subject: str, sentence: str, sections: Sequence[Section], command: str
+    manifest: Mapping[str, Any], subject: str, sentence: str, sections: Sequence[Section], command: str | None = None
 ) -> Page:
     """The page of a run, with what its manifest says: model, cost and provenance.
 
@@ -51,8 +51,9 @@ def page_of(
         subject: what was done with the model, for the title.
         sentence: the answer in a sentence.
         sections: the sections.
-        command: command that runs it again.
+        command: command that runs it again; by default the one that made it.
     """
+    command = manifest.get("command", "") if command is None else command
     title = f"{manifest.get('model') or manifest.get('pipeline', '')}: {subject}"
     cost = {name.replace("_", " "): f"{value:,}" for name, value in manifest.get("spent", {}).items()}
     return Page(title, sentence, sections, command, cost, provenance(manifest))

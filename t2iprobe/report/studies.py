@@ -106,10 +106,16 @@ def patches(finding: Finding, page: Page) -> list[dict[str, Any]]:
     inner = [row for name, rows in finding.tables().items() if name not in WHOLE for row in rows]
     ways = {row["label"]: [row[key] for key in Interval._fields] for row in inner}
     return [
-        {"label": label, "response": way, "pairs": None, "found": (way[1] or 0.0) > FOUND}
+        {"label": label, "score": None, "response": way, "pairs": None, "found": (way[1] or 0.0) > FOUND}
         for label, way in ways.items()
     ] or [
-        {"label": one.label, "response": one.response.plain(), "pairs": one.pairs, "found": one.overlap == "found"}
+        {
+            "label": one.label,
+            "score": one.target,
+            "response": one.response.plain(),
+            "pairs": one.pairs,
+            "found": one.overlap == "found",
+        }
         for one in page.trials
     ]
 

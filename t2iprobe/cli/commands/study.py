@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,17 +11,17 @@ from t2iprobe.cli.command import takes
 from t2iprobe.cli.commandline import typed
 from t2iprobe.cli.console import Format, answers, print_json, print_plan, tell
 from t2iprobe.cli.options import PrintOptions, RunOptions
+from t2iprobe.cli.run_table import print_runs, run_facts
 from t2iprobe.cli.studies import RUNS, ExecutionOptions, start
 from t2iprobe.cli.tables import NONE, print_table
 from t2iprobe.core.command_options import option
-from t2iprobe.core.errors import ConfigError, T2IProbeError
+from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import counted, near
 from t2iprobe.core.parse import size_text
 from t2iprobe.core.study.question import Question
 from t2iprobe.plugins.localization.options import SearchOptions, question
 
 if TYPE_CHECKING:
-    from t2iprobe.core.runs.status import State
     from t2iprobe.core.study.result import StudyResult
     from t2iprobe.registry.manager import Plugins
 
@@ -32,7 +29,6 @@ app = typer.Typer(
     help="Run a localization over many pairs, interrupt it and resume it: every score is kept as it is measured.",
     no_args_is_help=True,
 )
-COLUMNS = ("run", "state", "kept", "started", "kind", "model", "size")
 
 
 class StudyFile(SearchOptions):
@@ -147,7 +143,7 @@ def status(options: StatusOptions, context: typer.Context) -> None:
     """
     from t2iprobe.core.runs.status import state_of
 
-    answer = _facts(state_of(options.path))
+    answer = run_facts(state_of(options.path))
     if options.format is Format.json:
         print_json(answer)
         return
@@ -178,59 +174,14 @@ def list_(options: StudyListOptions, context: typer.Context) -> None:
     if not folder.is_dir() and folder != RUNS:
         there = [str(path) for path in folder.parent.glob("*/")]
         raise ConfigError(f"{folder} is not a folder{near(str(folder), there) if there else ''}")
-    runs = [_facts(state) for state in listed(folder)]
+    runs = [run_facts(state) for state in listed(folder)]
     if options.format is Format.json:
         print_json({"studies": runs})
         return
-    print_table(COLUMNS, [[_cell(row, key) for key in ("path", *COLUMNS[1:])] for row in runs])
+    print_runs(runs)
     for row in runs:
         if "error" in row:
             tell(f"{row['path']}: {row['error']}")
-
-
-def _cell(row: Mapping[str, Any], key: str) -> str:
-    if key == "size":
-        return size_text(row["bytes"])
-    if key == "started" and row.get(key):
-        return str(row[key])[:16].replace("T", " ")
-    if key == "kept":
-        done, total = row.get("done"), row.get("total")
-        of = "" if total is None else f" of {total:,}"
-        return NONE if done is None else f"{done:,}{of} {row['unit']}{'' if (total or done) == 1 else 's'}"
-    return NONE if row.get(key) in (None, "") else str(row[key])
-
-
-def _facts(state: State) -> dict[str, Any]:
-    """The JSON answer about a run folder; the answers of a study are counted in its store, which is never behind."""
-    from t2iprobe.core.runs import runfolder
-    from t2iprobe.report.folder import PAGE, answer_in
-
-    facts = {**asdict(state), "path": str(state.path)}
-    if state.error:
-        return {name: facts[name] for name in ("path", "state", "bytes", "error")}
-    del facts["error"]
-    settings = runfolder.read_manifest(state.path)["settings"]
-    facts |= {"localizer": settings.get("localizer", {}).get("name", ""), **_counts(state.path, settings)}
-    if facts["answers"] is not None:
-        facts |= {"done": facts["answers"], "unit": "answer"}
-    if not state.sentence:
-        with suppress(T2IProbeError):  # an answer that cannot be read has no sentence
-            facts["sentence"] = str((answer_in(state.path) or {}).get("sentence", ""))
-    return {**facts, "report": str(state.path / PAGE) if (state.path / PAGE).is_file() else None}
-
-
-def _counts(path: Path, settings: Mapping[str, Any]) -> dict[str, int | None]:
-    """Pairs, trials and answers that are kept; a study killed at the very start has none, a capture has no pairs."""
-    from t2iprobe.core.study.result import StudyResult
-
-    pairs = settings.get("pairs")
-    if pairs is None:
-        return dict.fromkeys(("pairs", "trials", "answers"))
-    try:
-        result = StudyResult.open(path)
-    except ConfigError:
-        return {"pairs": len(pairs), "trials": 0, "answers": 0}
-    return {"pairs": len(result.pairs), "trials": len(result.trials), "answers": result.answers}
 
 
 def _print(result: StudyResult, plugins: Plugins, format: Format) -> None:

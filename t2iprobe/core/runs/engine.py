@@ -95,6 +95,7 @@ class RunSession:
             "arguments": provenance.portable(run.arguments),
             "settings": dict(run.settings),
             **{key: value for key, value in run.facts.items() if key != "decides"},
+            **provenance.command(),
             "plugins": dict(run.plugins),
             "versions": provenance.versions(),
             "git": provenance.repository(),

@@ -8,6 +8,8 @@ import json
 import os
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 PACKAGES = ("t2iprobe", "torch", "diffusers", "transformers", "peft", "zarr", "numpy")
 SAMPLES = 64  # how many values of a tensor are hashed
+_COMMAND = ContextVar("command", default="")
 
 
 def facts(model: Model, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,6 +47,21 @@ def facts(model: Model, settings: Mapping[str, Any]) -> dict[str, Any]:
         "device": str(model.device),  # offloaded weights are elsewhere
         **({"placement": str(model.placement)} if model.placement is not None else {}),
     }
+
+
+@contextmanager
+def commanded(command: str) -> Iterator[None]:
+    """Note in the manifests of the runs within a ``with`` block which command makes them."""
+    before = _COMMAND.set(command)
+    try:
+        yield
+    finally:
+        _COMMAND.reset(before)
+
+
+def command() -> dict[str, str]:
+    """The command that makes the run, by its key in manifests; nothing if it is made from Python."""
+    return {"command": text} if (text := _COMMAND.get()) else {}
 
 
 def versions() -> dict[str, str]:

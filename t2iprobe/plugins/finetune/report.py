@@ -124,7 +124,7 @@ def training_view(path: Path, plugins: Plugins) -> RunView:
     sheet, plot = _last_sheet(path), _curves(record)
     figures = _figures(("training", plot), sheet)
     section = Section("Before and after", f"LoRA: {path / 'lora'}", scores_table(before, after), figures=figures)
-    page = page_of(run, f"fine-tuning of {where}", sentence, [section], "")
+    page = page_of(run, f"fine-tuning of {where}", sentence, [section])
     return RunView(page, _answer([{**run, "run": str(path)}], sentence) if finished else None, sheet, plot)
 
 
@@ -156,7 +156,7 @@ def comparison_view(path: Path, plugins: Plugins) -> RunView:
     pictured = [(Path(run["run"]).name, sheet) for run in runs[:SHEETS] if (sheet := _last_sheet(Path(run["run"])))]
     sheet = stacked(pictured) if pictured else None
     section = Section("Scopes", scopes_text(answer), scopes_table(answer), figures=_figures(("by scope", plot), sheet))
-    page = page_of({**manifest, "model": runs[0].get("model")}, "fine-tunings compared", sentence, [section], "")
+    page = page_of({**manifest, "model": runs[0].get("model")}, "fine-tunings compared", sentence, [section])
     spent = {"trainings": f"{len(runs):,}", "seconds": f"{sum(run['seconds'] for run in runs):,.1f}"}
     return RunView(replace(page, cost=spent), answer, sheet, plot)
 

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t2iprobe.cli.commandline import quoted
 from t2iprobe.cli.models import reference
 from t2iprobe.core.contracts.inverter import Inverter
 from t2iprobe.core.contracts.schedule import Schedule
@@ -158,16 +157,13 @@ def cost_plan(options: AblateOptions, plugins: Plugins) -> dict[str, Any]:
     return plan.of_parts([plan.of_study(name, study) for name, study in settings], settings[0][1])
 
 
-def run(
-    options: AblateOptions, path: Path, plugins: Plugins, command: Sequence[str] = (), model: Model | None = None
-) -> dict[str, Any]:
+def run(options: AblateOptions, path: Path, plugins: Plugins, model: Model | None = None) -> dict[str, Any]:
     """Run every setting as a run of its own below ``path``; settings that are complete are not measured again.
 
     Args:
         options: the options.
         path: the folder that holds all runs.
         plugins: the session's plugins.
-        command: the command line, for the manifest.
         model: the model, if it is loaded.
     """
     model = model or session.loaded(options, plugins)
@@ -181,7 +177,7 @@ def run(
         "model": ref,
         "prompts": portable(str(options.prompts or options.prompt_set or "")),
     }
-    facts = {"model": ref, "command": quoted(portable(list(command)))}
+    facts = {"model": ref}
     rows: list[dict[str, Any]] = []
 
     def measure(name: str, study: InversionStudy) -> None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, get_args
 import typer
 
 from t2iprobe.cli.command import takes
-from t2iprobe.cli.commandline import typed
 from t2iprobe.cli.console import Format, answers, print_json, tell
 from t2iprobe.cli.models import reference
 from t2iprobe.cli.tables import print_table
@@ -204,7 +203,7 @@ def ablate(options: AblateOptions, context: typer.Context) -> None:
         print_facts(ablate.cost_plan(options, context.obj), options.format)
         return
     path = _folder("invert-ablate", options, context.obj)
-    ablate.run(options, path, context.obj, typed(context))
+    ablate.run(options, path, context.obj)
     print_answer(context.obj.answer(path), options.format)
 
 
@@ -223,7 +222,7 @@ def training(options: InvertTrainingOptions, context: typer.Context) -> None:
         print_facts(training_run.cost_plan(options, context.obj), options.format)
         return
     path = options.out or RUNS / "invert-training"
-    training_run.run(options, path, context.obj, typed(context))
+    training_run.run(options, path, context.obj)
     print_answer(context.obj.answer(path), options.format)
 
 
@@ -240,7 +239,7 @@ def study(options: InvertStudyOptions, context: typer.Context) -> None:
         print_facts(study.prepared(options, Path(), context.obj).plan(context.obj), options.format)
         return
     path = _folder("invert-study", options, context.obj)
-    print_answer(study.run(options, path, context.obj, typed(context)), options.format)
+    print_answer(study.run(options, path, context.obj), options.format)
 
 
 def cell(value: Any, digits: int = 3) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,12 +77,12 @@ def prepared(options: InvertStudyOptions, path: Path, plugins: Plugins) -> Combi
     return CombinedStudy(model, inversion, InterpolateOptions(**follow, limit=rows // 4), edited, ablated)
 
 
-def run(options: InvertStudyOptions, path: Path, plugins: Plugins, command: Sequence[str] = ()) -> dict[str, Any]:
+def run(options: InvertStudyOptions, path: Path, plugins: Plugins) -> dict[str, Any]:
     """Do all parts in a folder; the total is printed before the plans of the parts."""
     parts = prepared(options, path, plugins)
     notes.print(f"plan of all parts: {parts.plan(plugins)['sentence']} in {path}")
     session.analyzed(session.run_study(parts.inversion, path), AnalysisSettings())
     downstream.interpolated(parts.between, plugins, parts.model)
     downstream.edited(parts.edited, plugins, parts.model)
-    ablate.run(parts.ablated, path / WITHIN, plugins, command, parts.model)
+    ablate.run(parts.ablated, path / WITHIN, plugins, parts.model)
     return plugins.show(path)

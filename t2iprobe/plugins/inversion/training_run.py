@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from t2iprobe.cli.commandline import quoted
 from t2iprobe.cli.console import notes
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.runs.files import write
@@ -103,7 +101,7 @@ def sheet(training: Training) -> Image.Image:
     return grid([f"step {training.steps[column]}" for column in shown], rows, cell=80)
 
 
-def run(options: InvertTrainingOptions, path: Path, plugins: Plugins, command: Sequence[str] = ()) -> dict[str, Any]:
+def run(options: InvertTrainingOptions, path: Path, plugins: Plugins) -> dict[str, Any]:
     """Put every training through the protocols, in ``path``; what is complete is not measured again."""
     trainings = trainings_of(options, path)
     embed = None if options.embedder is None else embedder(options.embedder)
@@ -113,7 +111,7 @@ def run(options: InvertTrainingOptions, path: Path, plugins: Plugins, command: S
         **options.model_dump(mode="json", include={"limit", "distinct", "seed", "num_steps", "method"}),
         "prompts": portable(str(options.prompts or options.prompt_set or "")),
     }
-    facts = {"model": trainings[0].name, "command": quoted(portable(list(command)))}
+    facts = {"model": trainings[0].name}
 
     def finished() -> tuple[dict[str, Any], dict[str, Image.Image]]:
         numbers = answer(trainings, AnalysisSettings(groups=options.groups), embed)

@@ -83,7 +83,7 @@ def run_view(path: Path, new: Numbers | None = None) -> RunView:
     sheet, plot = rebuilt([run]), _plot(answer)
     own = [("some pictures, their latents, and the reconstructions", sheet), ("means over pictures", plot)]
     parts = [sections.run_section(answer, own), *_sections(answer, drawn)]
-    page = page_of(run.manifest, "inversion", answer["sentence"], parts, "")
+    page = page_of(run.manifest, "inversion", answer["sentence"], parts)
     if "analysis" not in answer:
         page = replace(page, next_steps=[(quoted(["t2iprobe", "invert", "analyze", str(path)]), "tables and plots")])
     finished = run.manifest.get("state") == runfolder.FINISHED
@@ -128,7 +128,7 @@ def _comparison_view(path: Path) -> RunView:
     plot = next((drawn[title] for title in MAIN if title in drawn), None)
     if (sheet := drawn.get(SHEET_OF_TRAINING)) is None:
         sheet = rebuilt([Inverted(manifest.parent) for manifest in sorted(path.glob(f"*/{runfolder.MANIFEST}"))])
-    page = page_of(manifest, name, numbers["sentence"], list(_sections(parts, drawn)), manifest.get("command", ""))
+    page = page_of(manifest, name, numbers["sentence"], list(_sections(parts, drawn)))
     if name == "ablation":
         section = Section("Pictures", figures=[("the first prompts, every setting and method", sheet)])
         page = replace(page, sections=[*page.sections, section])

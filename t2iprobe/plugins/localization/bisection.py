@@ -66,7 +66,7 @@ class Search:
         self.record.details["sufficient"] = [sorted(one) for one in self.ways]
         if len(self.ways) > 1:
             either = " or ".join(ranges(one) for one in self.ways)
-            self.record.notes[:] = [f"Redundant: either of {either} suffices."]
+            self.record.notes[:] = [f"Redundant layers: {either} alone suffices."]
 
     def _others(self) -> Layers | None:
         """Layers that contain a further sufficient set; those of known sets that suffice are added as one."""

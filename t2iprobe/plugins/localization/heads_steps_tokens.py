@@ -11,6 +11,7 @@ import numpy as np
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.evidence import Array, evidence
+from t2iprobe.core.names import counted
 from t2iprobe.core.parse import numbers
 from t2iprobe.core.scope import Scope
 from t2iprobe.core.scoring import FOUND
@@ -63,7 +64,7 @@ class Heads(SearchLocalizer):
                 heads[str(layer)] = one(record, layer, levels)
         record.details |= {"heads": heads, "maps": [self._map(levels)] if levels else []}
         named = "; ".join(f"in layer {layer} {_heads_named(found)}" for layer, found in heads.items())
-        record.notes.append(f"Responsible: {named}." if heads else "")
+        record.notes.append(f"Attention heads with a significant effect: {named}." if heads else "")
 
     def _map(self, levels: Mapping[str, Array]) -> dict[str, Any]:
         """The heat map; its rows are layers, or, for an elimination, its rounds."""
@@ -104,13 +105,13 @@ class Heads(SearchLocalizer):
 
 def _heads_named(heads: Sequence[int]) -> str:
     if not heads:
-        return "no head with a significant effect"
+        return "none"
     return f"head{'s' * (len(heads) > 1)} {ranges(heads)}"
 
 
 def _steps_named(window: StepRange) -> str:
     first, last = window[0], window[1] - 1
-    return f"step {first} alone" if first == last else f"steps {first} to {last} together"
+    return f"step {first}" if first == last else f"steps {first} to {last}"
 
 
 def heat(caption: str, columns: Sequence[object], rows: Mapping[str, Array]) -> dict[str, Any]:
@@ -157,7 +158,7 @@ class Steps(SearchLocalizer):
         )
         record.details["maps"] = [heat(caption, names, rows)]
         if not answers[layers, (0, steps)].low > FOUND:
-            record.notes.append("Patching at all steps has no significant effect: steps cannot be told apart.")
+            record.notes.append("Even patching at every step has no significant effect, so no step stands out.")
             return
         bar = (1 - ENOUGH) * level[layers, (0, steps)]
         first = max((one[0] for one in spans["from here on"] if level[layers, one] >= bar), default=0)
@@ -165,16 +166,18 @@ class Steps(SearchLocalizer):
         strongest = {name: windows[int(np.argmax(row))] for name, row in rows.items() if name.startswith("only")}
         best = strongest["only here"]
         record.details |= {"start_late": first, "stop_early": last, "strongest_window": list(best)}
+        enough, late, early = share(1 - ENOUGH), f"steps {first} to {steps - 1}", f"steps 0 to {last - 1}"
         record.notes.append(
-            f"Of steps 0 to {steps - 1}, patching may start as late as {first}, or end with {last - 1}, and keep at "
-            f"least {share(1 - ENOUGH)} of the effect; the strongest window is {_steps_named(best)}, with "
-            f"{share(level[layers, best])}."
+            f"The images take {counted(steps, 'step')} (0 to {steps - 1}). Patching only the last ones, {late}, still "
+            f"has at least {enough} of the effect, and so has patching only the first ones, {early}. Of the "
+            f"{counted(len(windows), 'window')} tried, {_steps_named(best)} matters most: it goes "
+            f"{share(level[layers, best])} of the way from source to target."
         )
         if len(layers) > 1:
             own = {layer: strongest[f"only here, layer {layer} alone"] for layer in layers}
             record.details["strongest_window_of"] = {str(layer): list(one) for layer, one in own.items()}
             said = ", ".join(f"{layer} in {_steps_named(one)}" for layer, one in own.items())
-            record.notes.append(f"Strongest window of each layer alone: {said}.")
+            record.notes.append(f"For each layer patched alone, the steps that matter most: {said}.")
 
     def _levels(self, record: SearchRecord, asked: Sequence[tuple[tuple[int, ...], StepRange]]) -> dict[Any, Interval]:
         """Responses by layers and window."""
@@ -229,6 +232,7 @@ class Tokens(SearchLocalizer):
         alone = [positions[index - 1] for index in range(1, len(trials)) if found.low[index] > FOUND]
         record.details |= {"positions": list(positions), "alone": alone}
         record.notes.append(
-            f"In {layers_named(layers).lower()}, tokens {ranges(positions)} account for {percent(found.interval(0))}; "
-            f"significant alone: {ranges(alone) or 'none of them'}."
+            f"The prompts differ at token positions {ranges(positions)}. Patching {layers_named(layers).lower()} only "
+            f"there goes {percent(found.interval(0))} of the way from source to target; positions with a significant "
+            f"effect when patched alone: {ranges(alone) or 'none'}."
         )

@@ -100,9 +100,12 @@ def print_localized(answer: Mapping[str, Any]) -> None:
     shown = [row for row in rows if (row["response"][0] or 0.0) >= least[0]][:ROWS]
     title = f"{answer['model']}: {answer['method']}, {answer['concept']}"
     if shown:
-        cells = [(row["label"], *_way(row["response"]), row["pairs"], bar(row["response"][0])) for row in shown]
+        cells = [
+            (row["label"], row["score"], *_way(row["response"]), row["pairs"], bar(row["response"][0])) for row in shown
+        ]
         styles = ["bold green" if row["found"] else "" for row in shown]
-        print_table(("layers patched", "way", "95 % bounds", "pairs", ""), cells, title=title, styles=styles)
+        heads = ("layers patched", answer["score"].replace("_", " "), "way", "95 % bounds", "pairs", "")
+        print_table(heads, cells, title=title, styles=styles)
         left_out = f"; the {len(shown)} of {len(rows)} patches that go furthest" if len(shown) < len(rows) else ""
         tell(f"way: from source (0) to target (1){left_out}", "italic")
     answers.print(answer["sentence"], style="bold")

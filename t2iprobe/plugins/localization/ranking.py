@@ -95,4 +95,4 @@ def patch_best(record: SearchRecord, scores: NDArray[np.float64], finalists: int
         record.layers = singles
     else:
         record.layers = sets[-1]
-        record.notes.append("No finalist does it alone, only together; which of them are needed was not tested.")
+        record.notes.append("No finalist does it alone, only all of them together; which are needed was not tested.")

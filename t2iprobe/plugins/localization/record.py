@@ -159,7 +159,7 @@ class SearchRecord:
             return f"{named} seemed responsible, but {why if unsure else 'there was no budget left to confirm it'}."
         measured = f"{percent(response)} of the way from source to target{unpatched_scores} on {self._where()}"
         if not self.layers:
-            return f"{NOTHING} significantly: the patch of {named} goes {measured}."
+            return f"{NOTHING} significantly: the patch of {named.lower()} goes {measured}."
         one, concept = len(self.layers) == 1, self.runner.pairs[0].concept
         if not self._held_out:
             few = len(self.runner.held_out)

@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t2iprobe.cli.commandline import quoted
 from t2iprobe.cli.console import say
 from t2iprobe.cli.cost import agree, duration, memory_text
 from t2iprobe.cli.models import load, planned_layers, published_ref, reference, without_weights
@@ -135,7 +134,7 @@ def _methods(names: Sequence[str], setup: Setup) -> dict[str, GuardMethod]:
     return methods
 
 
-def benchmark(options: GuardBenchOptions, plugins: Plugins, command: Sequence[str]) -> dict[str, Any]:
+def benchmark(options: GuardBenchOptions, plugins: Plugins) -> dict[str, Any]:
     """Run the benchmark, resume it, or show what is done; returns the JSON answer."""
     job = job_of(options, plugins)
     full = job.options
@@ -178,7 +177,7 @@ def benchmark(options: GuardBenchOptions, plugins: Plugins, command: Sequence[st
             "sentence": report.sentence(rows, cases),
         }
         keep(path, {SHEET: report.sheet(list(methods), cases, gallery, full.show_words)})
-        return {"sentence": answer["sentence"], "answer": answer, "command": quoted(command)}
+        return {"sentence": answer["sentence"], "answer": answer}
 
     return execute_guard(path, settings, work, model, full.generation, plugins)
 

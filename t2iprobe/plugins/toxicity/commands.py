@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from t2iprobe.cli.command import takes
-from t2iprobe.cli.commandline import typed
 from t2iprobe.cli.console import Format, answers, print_json, print_plan, tell
 from t2iprobe.cli.tables import print_table
 from t2iprobe.core.errors import ConfigError
@@ -164,7 +163,7 @@ def bench(options: GuardBenchOptions, context: typer.Context) -> None:
     elif options.plan:
         print_plan(benching.cost_plan(options, context.obj), options.format)
     else:
-        _print_bench(benching.benchmark(options, context.obj, typed(context)), options.format)
+        _print_bench(benching.benchmark(options, context.obj), options.format)
 
 
 def _print_bench(answer: dict[str, Any], format: Format) -> None:

@@ -156,7 +156,7 @@ def _answered(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _page(manifest: Mapping[str, Any], answer: Mapping[str, Any], subject: str, section: Section) -> Page:
-    page = page_of(manifest, subject, answer["sentence"], [section], manifest.get("command", ""))
+    page = page_of(manifest, subject, answer["sentence"], [section])
     facts = {name: str(answer[name]) for name in ("arch", "layers", "donor", "judge") if name in answer}
     return replace(page, provenance={**facts, **page.provenance})
 
