@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from t2iprobe.core.contracts.editor import Edited, Editor, EditTask
     from t2iprobe.core.contracts.inverter import Inverter, Stepwise
     from t2iprobe.core.contracts.localizer import Finding, Localizer
+    from t2iprobe.core.contracts.prompt_set import PromptSet
+    from t2iprobe.core.contracts.tracker import Tracker
     from t2iprobe.core.errors import T2IProbeError
     from t2iprobe.core.interventions import HookContext, Intervention, ablate, interpolate, patch, steer
     from t2iprobe.core.model import Generation, Model, Run
@@ -51,6 +53,8 @@ _HOMES = {
     "core.errors": ("T2IProbeError",),
     "core.interventions": ("HookContext", "Intervention", "ablate", "interpolate", "patch", "steer"),
     "core.contracts.localizer": ("Finding", "Localizer"),
+    "core.contracts.prompt_set": ("PromptSet",),
+    "core.contracts.tracker": ("Tracker",),
     "core.model": ("Generation", "Model", "Run"),
     "core.pairs": ("Pair", "pairs_from_csv"),
     "core.scope": ("DenoiserCall", "Scope"),
@@ -104,6 +108,7 @@ __all__ = [
     "Pair",
     "Plugins",
     "ProbedAdapter",
+    "PromptSet",
     "ReportTable",
     "Result",
     "Rewriter",
@@ -117,6 +122,7 @@ __all__ = [
     "Stepwise",
     "Study",
     "T2IProbeError",
+    "Tracker",
     "Trial",
     "ablate",
     "capture",

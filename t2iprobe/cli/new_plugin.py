@@ -15,7 +15,10 @@ from t2iprobe.registry.hookspecs import API, PROJECT
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-Kind = Literal["adapter", "command", "detector", "editor", "inverter", "localizer", "metric", "section"]
+Kind = Literal[
+    "adapter", "command", "detector", "editor", "inverter", "localizer", "metric", "prompt_set", "reader", "section",
+    "tracker",
+]  # fmt: skip
 #: what a plugin of a kind is, and how it is used
 KINDS: dict[Kind, tuple[str, str]] = {
     "adapter": ("a model family", "t2iprobe localize --model FOLDER-OR-HUB-ID"),
@@ -28,7 +31,10 @@ KINDS: dict[Kind, tuple[str, str]] = {
     "inverter": ("an inversion method", "t2iprobe invert run --arch sd3 --method {name}"),
     "localizer": ("a localization method", "t2iprobe localize --arch sd3 --method {name}"),
     "metric": ("a metric", "t2iprobe localize --arch sd3 --metric {name}"),
+    "prompt_set": ("a prompt set", "t2iprobe localize --arch sd3 --prompt-set {name} --limit 8"),
+    "reader": ("a reader of text in pictures", "t2iprobe localize --arch sd3 --reader {name}"),
     "section": ("a section of the report", "t2iprobe localize --arch sd3"),
+    "tracker": ("a tracker of studies", "t2iprobe localize --arch sd3 --track {name}"),
 }
 assert set(KINDS) == set(get_args(Kind))
 
@@ -56,7 +62,8 @@ def write_plugin(name: str, kind: Kind, out: Path, taken: Collection[str]) -> li
     if folder.exists():
         raise ConfigError(f"{folder} exists already; choose another name, or another --out")
     package = f"{PROJECT}_{name}"
-    title = "".join(part.capitalize() for part in (*name.split("_"), kind))  # else it may hide what a module imports
+    # with the kind, because the name alone may hide what a module imports
+    title = "".join(part.capitalize() for part in f"{name}_{kind}".split("_"))
     what, use = KINDS[kind]
     files = {
         "pyproject.toml": "pyproject.toml",
