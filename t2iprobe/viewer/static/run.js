@@ -49,7 +49,7 @@ function details() {
 }
 
 function files() {
-  const list = facts.study ? [] : facts.pictures;
+  const list = facts.pictures.filter((name) => !facts.study || !name.startsWith("images/")); // those are in the grid
   find("files").replaceChildren(
     ...list.map((name) => {
       const image = element("img", { src: at("/file", { run, name, side: 512, v: facts.ended }), alt: name, loading: "lazy" });
@@ -171,8 +171,9 @@ await repeat(async () => {
       files();
       if (before) reported = false;
     }
-    const empty = !facts.study && !facts.pictures.length;
-    if (!before) tab(place().get("tab") ?? (empty && !facts.error ? "report" : "pictures"));
+    const damaged = Boolean(facts.error), empty = !facts.study && !facts.pictures.length;
+    for (const one of ["pictures", "details"]) find(`tab-${one}`).hidden = damaged;
+    if (!before) tab(empty ? "report" : (place().get("tab") ?? "pictures"));
     if (facts.study) await follow();
   } catch (error) {
     find("trouble").textContent = error.message;
