@@ -188,6 +188,13 @@ class ForgetsTheNorm(DeepFloydIF):
         return lambda call: pipeline.unet.get_submodule(site.module)(call["encoder_hidden_states"])
 
 
+class TextFirst(SD3):
+    """Takes the first tokens of an attention for the text, which are the image's."""
+
+    def text_spans(self, pipeline: Any, call: Mapping[str, Any], length: int) -> Sequence[slice]:
+        return Adapter.text_spans(self, pipeline, call, length)
+
+
 class DeadSite(SD3):
     """Offers the text queries of the last block, whose text is dropped."""
 
@@ -323,6 +330,7 @@ WRONG: tuple[tuple[type[Adapter], str], ...] = (
     (NumberedFromOne, "sites_come_in_forward_order"),
     (OneBranchTwice, "writing_back_changes_nothing"),
     (DeadSite, "every_site_can_be_written"),
+    (TextFirst, "patterns_are_the_weights_that_run"),
     (IncompleteEntry, "text_entry_carries_the_whole_prompt"),
     (KeysWithoutValues, "text_entry_carries_the_whole_prompt"),
     (NoPooled, "text_entry_carries_the_whole_prompt"),

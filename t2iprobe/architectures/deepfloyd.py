@@ -15,7 +15,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from t2iprobe.architectures import tiny_parts as parts
-from t2iprobe.architectures.unet import forward_key, read_text
+from t2iprobe.architectures.unet import forward_key, pattern_site, read_text
 from t2iprobe.core.contracts.adapter import Adapter, Conditioning, FromText, Pipeline
 from t2iprobe.core.errors import ModelError
 from t2iprobe.core.sites import Axis, In, Out, Site
@@ -173,8 +173,12 @@ def added_kv_sites(block: str, path: str, attention: Any) -> Iterator[Site]:
     yield Site(f"{name}.q", f"{path}.to_q", Out(), heads=heads)
     for port in "kv":
         yield Site(f"{name}.{port}", f"{path}.add_{port}_proj", Out(), heads=heads, static=True)
-    for port in "" if attention.only_cross_attention else "kv":
+    alone = attention.only_cross_attention
+    for port in "" if alone else "kv":
         yield Site(f"{block}.self_attn.{port}", f"{path}.to_{port}", Out(), heads=heads)
+    yield pattern_site(name, path, heads, keys="all" if alone else "text")
+    if not alone:
+        yield pattern_site(f"{block}.self_attn", path, heads, keys="image")
     yield Site(f"{name}.z", f"{path}.to_out.0", In("input"), heads=heads)
     yield Site(f"{name}.out", path, Out(), axes=MAP)
 

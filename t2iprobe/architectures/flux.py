@@ -15,12 +15,17 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from t2iprobe.architectures import tiny_parts as parts
-from t2iprobe.architectures.joint import embedded_text, joint_block_sites
+from t2iprobe.architectures.joint import embedded_text, joint_block_sites, joint_patterns
 from t2iprobe.core.contracts.adapter import Adapter, Conditioning, FromText, Pipeline
 from t2iprobe.core.sites import In, Out, Site
 
 GUIDANCE = 3.5  # the pipeline's default, for models distilled with guidance
-UNREAD = ("text.q", "text.z", "text.out")  # these run in the last block too, but their results are never used
+UNREAD = (
+    "text.q",
+    "text.pattern",
+    "text.z",
+    "text.out",
+)  # these run in the last block too, but their results are never used
 
 
 class Flux(Adapter):
@@ -198,6 +203,7 @@ def single_block_sites(name: str, path: str, block: Any) -> Iterator[Site]:
     for port in "kv":
         yield Site(f"{name}.self_attn.{port}", f"{attn}.to_{port}", Out(), heads=heads, stream="image")
         yield Site(f"{name}.joint_attn.{port}", f"{attn}.to_{port}", Out(), heads=heads, stream="text")
+    yield from joint_patterns(name, attn, heads, of_text=True)
     yield Site(f"{name}.joint_attn.z", attn, Out(), heads=heads, stream="image")
     yield Site(f"{name}.text.z", attn, Out(), heads=heads, stream="text")
     yield Site(f"{name}.text.out", path, Out(0))

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from t2iprobe.architectures.unet import attention_sites
+from t2iprobe.architectures.unet import attention_sites, pattern_site
 from t2iprobe.core.contracts.adapter import FromText
 from t2iprobe.core.sites import In, Out, Site
 
@@ -34,6 +34,7 @@ def joint_block_sites(index: int, block: nn.Module, *, text_z_first: bool) -> It
     for site in projection_sites(name, f"{path}.attn", attn.heads):
         if not (last and site.kind == "text.q"):  # it runs, but the last block drops the text tokens' result
             yield site
+    yield from joint_patterns(name, f"{path}.attn", attn.heads, of_text=not last)
     z = [Site(f"{name}.joint_attn.z", f"{path}.attn.to_out.0", In("input"), heads=attn.heads)]
     if not last:
         z.append(Site(f"{name}.text.z", f"{path}.attn.to_add_out", In("input"), heads=attn.heads))
@@ -45,6 +46,14 @@ def joint_block_sites(index: int, block: nn.Module, *, text_z_first: bool) -> It
     yield Site(f"{name}.mlp.out", f"{path}.ff", Out())
     if not last:
         yield Site(f"{name}.text.out", path, Out(0))
+
+
+def joint_patterns(name: str, path: str, heads: int, *, of_text: bool) -> Iterator[Site]:
+    """How image tokens attend to the text and to each other; with ``of_text``, how text tokens attend to the image."""
+    yield pattern_site(f"{name}.joint_attn", path, heads, "image", "text")
+    yield pattern_site(f"{name}.self_attn", path, heads, "image", "image")
+    if of_text:
+        yield pattern_site(f"{name}.text", path, heads, "text", "image")
 
 
 def projection_sites(name: str, path: str, heads: int) -> Iterator[Site]:

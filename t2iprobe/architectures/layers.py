@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from t2iprobe.architectures.probing import Attention, Projection, Recording
+from t2iprobe.architectures.unet import pattern_site
 from t2iprobe.core.sites import Axis, In, Out, Site, Stream
 
 HEADS = ("heads", "num_heads", "n_heads", "num_attention_heads")
@@ -154,10 +155,21 @@ def _sites(present: Mapping[str, nn.Module], attention: Attention, name: str, ki
                 static=source.static,
                 carries=carries if of_text else (),
             )
+    yield from _patterns(attention, name, kind, heads)
     for path, tokens in attention.result:
         if tokens != "text" and tokens != "mixed" and path in present:
             stream = "all" if tokens == "image" else "image"
             yield Site(f"{name}.{kind}.z", path, In("input"), heads=heads, stream=stream)
+
+
+def _patterns(attention: Attention, name: str, kind: str, heads: int) -> Iterator[Site]:
+    """How image tokens attend to the text and, in the same softmax, to each other."""
+    queries: Stream = "image" if attention.queries.endswith("first") else "all"
+    parts: list[tuple[str, Stream]] = [(kind, "all")]
+    if attention.keys.endswith("first"):
+        parts = [(kind, "text"), ("self_attn", "image")]
+    for part, keys in parts:
+        yield pattern_site(f"{name}.{part}", attention.module, heads, queries, keys, attention.number)
 
 
 def _streams(source: Projection) -> list[Stream]:

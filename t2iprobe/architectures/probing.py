@@ -65,6 +65,7 @@ class Attention:
         text: how many of the keys are the text's.
         masks: arguments of ``module`` that depend on the prompt, by name, with their number of axes.
         result: path of the linear layer that reads the result, and whose tokens it reads.
+        number: how many attentions the module had computed before in its call.
     """
 
     module: str
@@ -76,6 +77,7 @@ class Attention:
     text: int = 0
     masks: tuple[tuple[str, int], ...] = ()
     result: tuple[tuple[str, Tokens], ...] = ()
+    number: int = 0
 
     @property
     def reads_text(self) -> bool:
@@ -242,9 +244,9 @@ class _Probe:
         sources = tuple(source for source, _ in found)
         call = self.calls[-1]
         text = _text_tokens(key.transpose(1, 2))
-        call.attentions.append(
-            Attention(path, query.shape[1], key.shape[1], sources, queries, keys, text, tuple(masks))
-        )
+        earlier = sum(one.module == path for one in call.attentions)
+        heads = query.shape[1], key.shape[1]
+        call.attentions.append(Attention(path, *heads, sources, queries, keys, text, tuple(masks), number=earlier))
         call.values.append([value for _, value in found])
         return query.detach()
 

@@ -96,6 +96,10 @@ class SD3(Adapter):
         """See :meth:`Adapter.from_text`; what a block computes of the text depends on the picture."""
         return embedded_text(pipeline.transformer) if site.name == "text" else super().from_text(pipeline, site)
 
+    def text_spans(self, pipeline: Pipeline, call: Mapping[str, Any], length: int) -> Sequence[slice]:
+        """See :meth:`Adapter.text_spans`; attention has the text behind the image."""
+        return [slice(length - call["encoder_hidden_states"].shape[1], length)]
+
     def branches(self, pipeline: Pipeline, call: int, ratio: int) -> tuple[Branch, ...]:
         """See :meth:`Adapter.branches`; skip-layer guidance repeats the conditional half after the doubled call.
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from t2iprobe.core.contracts.adapter import Adapter, Conditioning, Frame, FromText, Pipeline
-from t2iprobe.core.sites import In, Out, Site
+from t2iprobe.core.sites import Axis, In, Out, Site, Stream, Weights
 
+PATTERN: tuple[Axis, ...] = ("head", "query", "token")
 STAGES = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}
 
 
@@ -42,8 +43,16 @@ def attention_sites(name: str, path: str, heads: Any) -> Iterator[Site]:
         yield Site(f"{name}.text", path, In("encoder_hidden_states"), static=True)
     for port in "qkv":
         yield Site(f"{name}.{port}", f"{path}.to_{port}", Out(), heads=heads, static=cross and port != "q")
+    yield pattern_site(name, path, heads)
     yield Site(f"{name}.z", f"{path}.to_out.0", In("input"), heads=heads)
     yield Site(f"{name}.out", path, Out())
+
+
+def pattern_site(
+    name: str, path: str, heads: Any, queries: Stream = "all", keys: Stream = "all", attention: int = 0
+) -> Site:
+    """The pattern of an attention module, or its part for some queries and keys."""
+    return Site(f"{name}.pattern", path, Weights(queries, attention), axes=PATTERN, heads=heads, stream=keys)
 
 
 def read_text(unet: Any, site: Site) -> FromText | None:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from t2iprobe.core import patterns
 from t2iprobe.core.branch import Branch
 from t2iprobe.core.cache import Key, Sink
 from t2iprobe.core.contracts.adapter import Adapter, Pipeline
@@ -28,8 +29,8 @@ from t2iprobe.core.interventions import HookContext, Intervention, picked
 from t2iprobe.core.preflight import check_module
 from t2iprobe.core.scope import DenoiserCall, Scope
 from t2iprobe.core.shadow import shadowed
-from t2iprobe.core.sites import Site, Sites
-from t2iprobe.core.windows import Window, window_of
+from t2iprobe.core.sites import Site, Sites, Stream
+from t2iprobe.core.windows import Spans, Window, spans_of, window_of
 
 
 @dataclass
@@ -87,7 +88,10 @@ class Engine:
         with ExitStack() as stack:
             self._tick(stack)
             for site in self.hooked:
-                stack.callback(hook(self.denoiser, site, functools.partial(self._visit, site)))
+                if not site.is_pattern:
+                    stack.callback(hook(self.denoiser, site, functools.partial(self._visit, site)))
+            if asked := [site for site in self.hooked if site.is_pattern]:
+                stack.enter_context(patterns.watched(self.denoiser, asked, self._weigh))
             try:
                 yield
             except torch.OutOfMemoryError:
@@ -172,18 +176,42 @@ class Engine:
                 found.append(site.name)
 
         with ExitStack() as stack:
-            for site in (site for site in self.sites if not site.carried):
+            for site in (site for site in self.sites if not (site.carried or site.is_pattern)):
                 stack.callback(hook(module, site, functools.partial(probe, site)))
             module.forward(*args, **kwargs)
         return found[0] if found else "none of the named ones (after the last block)"
 
     def _visit(self, site: Site, value: Tensor) -> Tensor | None:
         """Read and edit one activation; ``None`` leaves it unchanged."""
-        moment = self.moment
-        if moment is None:  # the module ran outside the denoising loop
+        if self.moment is None:  # the module ran outside the denoising loop
             return None
         if not isinstance(value, Tensor):
             raise HookError(f"{site.name} is a {type(value).__name__}, not a tensor; its port needs an element: Out(0)")
+        if (window := self._window(site, value)) is None:
+            return self._changed(site, value, self.moment)
+        new = self._changed(site, window.take(value), self.moment, window.lengths)
+        return None if new is None else window.put(value, new)
+
+    def _weigh(self, site: Site, attention: patterns.Attention, result: Tensor) -> Tensor | None:
+        """Read and edit the pattern of an attention with this result; ``None`` leaves the result unchanged."""
+        if self.moment is None:
+            return None
+        queries = self._spans(site.queries, attention.query.shape[2])
+        keys = self._spans(site.stream, attention.key.shape[2])
+        weights = attention.weights(queries, keys)
+        lengths = [span.stop - span.start for span in (keys if len(keys) > 1 else queries)]
+        new = self._changed(site, weights, self.moment, lengths)
+        return None if new is None else attention.moved(result, new - weights, queries, keys)
+
+    def _changed(self, site: Site, value: Tensor, moment: DenoiserCall, lengths: Sequence[int] = ()) -> Tensor | None:
+        """Keep one activation and edit it, branch by branch; ``None`` if nothing changes.
+
+        Args:
+            site: the site.
+            value: (row, ...), the part that belongs to the site.
+            moment: the call of the denoiser.
+            lengths: tokens of each row, or one number for all rows.
+        """
         if moment.branches != (Branch.SKIP,):
             self.fired[site.name] += 1
         count = len(self.rows)
@@ -191,28 +219,32 @@ class Engine:
             raise HookError(
                 f"{site.name}: {value.shape[0]} rows for {count} requested rows in {len(moment.branches)} branches"
             )
-        part = new = value if (window := self._window(site, value)) is None else window.take(value)
+        new = value
         for index, branch in enumerate(moment.branches):
             rows = slice(index * count, (index + 1) * count)
-            lengths = window.lengths[rows] if window and len(window.spans) > 1 else ()
-            edited = self._edit(site, branch, part[rows], lengths)
+            own = lengths[rows] if len(lengths) > 1 else ()
+            edited = self._edit(site, branch, value[rows], own)
             if edited is not None:
-                new = part.clone() if new is part else new
+                new = value.clone() if new is value else new
                 new[rows] = edited
             if site.name in self.kept:
-                _check_equal(site, lengths)
+                _check_equal(site, own)
                 self.cache.add(Key(site.name, moment.step, branch, self.evaluation), self.rows, new[rows])
-        if new is part:
-            return None
-        return new if window is None else window.put(value, new)
+        return None if new is value else new
 
     def _window(self, site: Site, value: Tensor) -> Window | None:
         """The site's part of an activation; ``None`` if it is all of it."""
-        text: Sequence[slice] = ()
-        if site.stream != "all":
-            length = value.shape[1 + site.axes.index("token")]
-            text = self.adapter.text_spans(self.pipeline, self.inputs, length)
-        return window_of(site, value, text)
+        if site.stream == "all":
+            return window_of(site, value, ())
+        return window_of(site, value, self._text(value.shape[1 + site.axes.index("token")]))
+
+    def _text(self, length: int) -> Sequence[slice]:
+        """Where the text stands in a sequence that it shares with the image."""
+        return self.adapter.text_spans(self.pipeline, self.inputs, length)
+
+    def _spans(self, stream: Stream, length: int) -> Spans:
+        """The tokens of a stream in a sequence."""
+        return spans_of(stream, length, () if stream == "all" else self._text(length))
 
     def _edit(self, site: Site, branch: Branch, value: Tensor, lengths: Sequence[int]) -> Tensor | None:
         """Apply every edit of one branch in order; ``value`` is (row, ...), of ``lengths`` tokens if they differ."""
@@ -291,16 +323,26 @@ def _narrow(own: Tensor, new: Tensor, site: Site, intervention: Intervention) ->
     """``new`` inside the tokens and heads of the scope, ``own`` elsewhere."""
     scope = intervention.scope
     if scope.tokens is not None:
-        if site.axes[0] != "token":
+        if "token" not in site.axes:
             raise HookError(f"{site.name} has no token axis (it has {', '.join(site.axes)}), so no tokens to select")
-        mask = _mask(tuple(scope.tokens), own.shape[1], f"token of {site.name}", own.device)
-        new = torch.where(mask[:, None], new, own)
+        axis = 1 + site.axes.index("token")
+        mask = _mask(tuple(scope.tokens), own.shape[axis], f"token of {site.name}", own.device)
+        new = torch.where(_along(mask, axis, own), new, own)
     if scope.heads is not None:
         if site.heads is None:
-            raise HookError(f"{site.name} has no heads; choose q, k, v or z of an attention")
+            raise HookError(f"{site.name} has no heads; choose q, k, v, z or pattern of an attention")
         mask = _mask(tuple(scope.heads), site.heads, f"head of {site.name}", own.device)
-        new = torch.where(mask.repeat_interleave(own.shape[-1] // site.heads), new, own)
+        if "head" in site.axes:
+            mask = _along(mask, 1 + site.axes.index("head"), own)
+        else:
+            mask = mask.repeat_interleave(own.shape[-1] // site.heads)
+        new = torch.where(mask, new, own)
     return new
+
+
+def _along(mask: Tensor, axis: int, value: Tensor) -> Tensor:
+    """A mask of one axis of ``value``, shaped to broadcast against it."""
+    return mask.view([-1 if place == axis else 1 for place in range(value.ndim)])
 
 
 @functools.lru_cache(maxsize=512)

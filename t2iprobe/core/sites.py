@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, overload
+from typing import Literal, cast, overload
 
 from t2iprobe.core.errors import SiteError
 from t2iprobe.core.html import table
@@ -23,16 +23,19 @@ NAME = re.compile(
     r"|(?:[a-z_]+\.)?(?:text|text_mask|text_ids|pooled)(?:_(?:[2-9]|[1-9]\d))?|(?:[a-z_]+\.)?(?:latents|prediction)"
 )
 
-Axis = Literal["token", "channel", "y", "x", "query"]
+Axis = Literal["token", "channel", "y", "x", "query", "head"]
 Stream = Literal["all", "text", "image"]
 
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """Where an activation is read and written at a module: an argument by name, or (an element of) the result."""
+    """Where an activation is read and written at a module: an argument by name, (an element of) the result, or the
+    softmax weights of an attention that it computes.
+    """
 
-    side: Literal["in", "out"]
+    side: Literal["in", "out", "weights"]
     key: str | int | None = None
+    attention: int = 0
 
 
 def In(name: str) -> Port:
@@ -43,6 +46,16 @@ def In(name: str) -> Port:
 def Out(index: int | None = None) -> Port:
     """The module's result, or its element ``index`` if the result is a tuple."""
     return Port("out", index)
+
+
+def Weights(queries: Stream = "all", attention: int = 0) -> Port:
+    """The softmax weights of an attention that the module computes.
+
+    Args:
+        queries: whose queries, if text and image tokens share one sequence.
+        attention: which of the module's attentions in a call, counted from 0.
+    """
+    return Port("weights", queries, attention)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +69,8 @@ class Site:
         module: path of the module below the denoiser.
         port: which argument or result of the module.
         axes: names of the axes after the row axis.
-        heads: number of heads, if there are any: they lie one after the other in the channel axis, in ``z`` as well.
+        heads: number of heads, if there are any: they lie one after the other in the channel axis, in ``z`` as well,
+            or have an axis of their own, in ``pattern``.
         stream: the part of the token axis that belongs to the site, if text and image tokens share one sequence; where
             the text stands is the adapter's to say (:meth:`Adapter.text_spans`).
         channels: first and last channel of the site, the last one excluded, if one projection makes several.
@@ -94,6 +108,16 @@ class Site:
     def carried(self) -> bool:
         """Whether it is a mask or positions of tokens: it is patched, but nothing else can be done to it."""
         return self.kind.endswith(".mask") or self.name.split(".")[-1].startswith(("text_mask", "text_ids"))
+
+    @property
+    def is_pattern(self) -> bool:
+        """Whether it is an attention pattern, which costs time and memory, and so has to be asked for by name."""
+        return self.port.side == "weights"
+
+    @property
+    def queries(self) -> Stream:
+        """Whose queries a pattern has, of those of the attention."""
+        return cast(Stream, self.port.key)
 
     @property
     def kind(self) -> str:
@@ -171,18 +195,25 @@ class Sites(Sequence[Site]):
     def match(self, *patterns: str) -> Sites:
         """Sites whose names match any of the shell-style ``patterns``, and what they carry; ``{a,b}`` matches either.
 
+        Attention patterns, which are large, match only what ends in ``pattern``: ``blocks.*.pattern``.
+
         Raises:
             SiteError: a pattern matches nothing; the message suggests similar sites.
         """
         chosen: set[str] = set()
         for pattern in patterns:
             exact = [pattern] if pattern in self._by_name else []
-            hits = exact or [n for alternative in _braces(pattern) for n in fnmatch.filter(self.names, alternative)]
+            hits = exact or [name for alternative in _braces(pattern) for name in self._filtered(alternative)]
             if not hits:
                 raise SiteError(f"no site matches {pattern!r}{self._near(pattern)}")
             chosen.update(hits)
             chosen.update(name for hit in hits for name in self._by_name[hit].carries)
         return Sites(site for site in self._sites if site.name in chosen)
+
+    def _filtered(self, pattern: str) -> list[str]:
+        found = fnmatch.filter(self.names, pattern)
+        asked = pattern.endswith("pattern")
+        return [name for name in found if asked or not self._by_name[name].is_pattern]
 
     def _near(self, name: str) -> str:
         near = difflib.get_close_matches(name, self.names, n=3, cutoff=0.5)

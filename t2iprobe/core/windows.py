@@ -8,7 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from t2iprobe.core.sites import Site
+from t2iprobe.core.sites import Site, Stream
+
+#: tokens of each row, or one slice for all rows
+Spans = tuple[slice, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +21,12 @@ class Window:
     Args:
         axis: the token axis.
         spans: tokens of each row, or one for all rows.
-        channels: channels of the last axis.
+        channels: channels of the last axis; ``None`` for all.
     """
 
     axis: int
-    spans: tuple[slice, ...]
-    channels: slice
+    spans: Spans
+    channels: slice | None = None
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -32,7 +35,7 @@ class Window:
 
     def take(self, value: Tensor) -> Tensor:
         """The part; rows with fewer tokens than others are padded with zeros."""
-        value = value[..., self.channels]
+        value = value[..., self.channels or slice(None)]
         if len(self.spans) == 1:
             return value.narrow(self.axis, self.spans[0].start, self.lengths[0])
         longest = max(self.lengths)
@@ -43,7 +46,7 @@ class Window:
     def put(self, value: Tensor, part: Tensor) -> Tensor:
         """A copy of ``value`` with its part replaced."""
         whole = value.clone()
-        chosen = whole[..., self.channels]  # a view
+        chosen = whole[..., self.channels or slice(None)]  # a view
         if len(self.spans) == 1:
             chosen.narrow(self.axis, self.spans[0].start, self.lengths[0]).copy_(part)
             return whole
@@ -62,15 +65,23 @@ def window_of(site: Site, value: Tensor, text: Sequence[slice]) -> Window | None
     """
     if site.stream == "all" and site.channels is None:
         return None
-    channels = slice(None) if site.channels is None else slice(*site.channels)
+    channels = None if site.channels is None else slice(*site.channels)
     axis = 1 + site.axes.index("token")
-    length = value.shape[axis]
-    if site.stream == "all":
-        return Window(axis, (slice(0, length),), channels)
-    spans = text if site.stream == "text" else [_rest(span, length) for span in text]
-    if len(set(map(str, spans))) == 1:
-        spans = spans[:1]
-    return Window(axis, tuple(spans), channels)
+    return Window(axis, spans_of(site.stream, value.shape[axis], text), channels)
+
+
+def spans_of(stream: Stream, length: int, text: Sequence[slice]) -> Spans:
+    """The tokens of a stream in a sequence, for each row or for all rows.
+
+    Args:
+        stream: whose tokens.
+        length: of the sequence.
+        text: see :func:`window_of`.
+    """
+    if stream == "all":
+        return (slice(0, length),)
+    spans = text if stream == "text" else [_rest(span, length) for span in text]
+    return tuple(spans[:1] if len(set(map(str, spans))) == 1 else spans)
 
 
 def _rest(text: slice, length: int) -> slice:

@@ -104,7 +104,7 @@ def sites_fire_with_their_axes(model: Model) -> None:
     """Every site fires and has the axes that it declares, and its heads divide its channels."""
     run = _run(model, cache="*")
     for site in model.sites:
-        if site.optional and site.name not in run.cache:
+        if site.is_pattern or (site.optional and site.name not in run.cache):
             continue
         shape = tuple(_first(run.cache, site).shape)
         require(len(shape) == 1 + len(site.axes), f"{site.name} declares (row, {', '.join(site.axes)}), found {shape}")
@@ -159,12 +159,12 @@ def donors_from_the_text_are_what_runs(model: Model) -> None:
 @_law
 def sites_come_in_forward_order(model: Model) -> None:
     """Sites are listed, and blocks numbered, in the order in which a denoiser call runs them."""
-    order = firing_order(model, SOURCE)
-    silent = [site.name for site in model.sites if event(site) not in order]
+    order, sites = firing_order(model, SOURCE), model.sites.match("*")
+    silent = [site.name for site in sites if event(site) not in order]
     require(not silent, f"{', '.join(silent[:3])} did not run")
-    ranks = [order[event(site)] for site in model.sites]
+    ranks = [order[event(site)] for site in sites]
     late = [i for i in range(1, len(ranks)) if ranks[i] < ranks[i - 1]]
-    listed = model.sites.names
+    listed = sites.names
     require(not late, f"{late and listed[late[0]]} runs before {late and listed[late[0] - 1]}, but is listed after it")
     numbers = [site.layer for site in model.sites if site.layer is not None]
     require(numbers == sorted(numbers), f"blocks are not numbered in forward order: {list(dict.fromkeys(numbers))}")
@@ -191,6 +191,35 @@ def every_site_can_be_written(model: Model) -> None:
     change = (output - output[:, -1:]).abs().flatten(2).amax(dim=(0, 2)) / output[:, -1].abs().max()
     dead = [name for name, size in zip(names, change.tolist(), strict=False) if not size > EFFECT]
     require(not dead, f"writing these sites has no effect: {', '.join(dead)}")
+
+
+@_law
+def patterns_are_the_weights_that_run(model: Model) -> None:
+    """Reading attention patterns and writing them back changes no image; each is of the tokens that it is named after.
+
+    Other text keys in a layer leave the weights of its image tokens in proportion to each other.
+    """
+    asked = Sites(site for site in model.sites if site.is_pattern)
+    if not asked:
+        return
+    plain, read = _run(model), _run(model, cache=asked)
+    _same_images(read, plain, "reading every pattern")
+    _same_images(_run(model, interventions=[patch(read.cache, asked)]), plain, "writing back every pattern")
+    for site in asked:
+        weights = _first(read.cache, site)
+        require(weights.shape[1] == site.heads, f"{site.name} has {weights.shape[1]} heads, not {site.heads}")
+    keys, *_ = model.text_sites(model.n_layers // 2)
+    text = keys.name.removesuffix("k") + "pattern"
+    own = keys.name.replace(keys.kind, "self_attn.pattern")
+    noise = Intervention(_noise, (keys.name,), label="noise")
+    changed = _run(model, cache=asked, interventions=[noise]).cache
+    if text in changed:
+        same = torch.equal(changed[text, 0, Branch.COND], read.cache[text, 0, Branch.COND])
+        require(not same, f"{text} does not follow the text's keys")
+    if text in changed and own in changed and model.sites.named(own).module == model.sites.named(text).module:
+        before, after = (cache[own, 0, Branch.COND] for cache in (read.cache, changed))
+        before, after = (weights / weights.sum(-1, keepdim=True) for weights in (before, after))
+        require(torch.allclose(before, after, atol=1e-4), f"{own} follows the text's keys: it has text tokens")
 
 
 @_law
@@ -359,7 +388,7 @@ def no_hook_survives_an_error(model: Model) -> None:
         raise ZeroDivisionError("on purpose")
 
     try:
-        _run(model, cache="*", interventions=[Intervention(fail, (model.sites[-1].name,))])
+        _run(model, cache=("*", "*.pattern"), interventions=[Intervention(fail, (model.sites[-1].name,))])
     except ZeroDivisionError:
         require(marks(model) == before, "hooks or a shadowed scheduler.step are left behind")
     else:

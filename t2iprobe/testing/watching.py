@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from t2iprobe.core.hooks import prediction_of
 from t2iprobe.core.model import Model, Run
@@ -29,7 +30,7 @@ def firing_order(model: Model, prompt: str) -> dict[tuple[str, str], int]:
         order.setdefault(event, len(order))
 
     with ExitStack() as stack:
-        for path, side in {event(site) for site in model.sites}:
+        for path, side in {event(site) for site in model.sites.match("*")}:
             module, hook = model.denoiser.get_submodule(path), functools.partial(note, (path, side))
             handle = module.register_forward_pre_hook(hook) if side == "in" else module.register_forward_hook(hook)
             stack.callback(handle.remove)
@@ -84,9 +85,9 @@ def _keep_first(model: Model, site: Site, found: dict[str, Tensor]) -> Any:
     return module.register_forward_hook(after)
 
 
-def marks(model: Model) -> tuple[int, bool]:
-    """Number of hooks on all modules of the pipeline, and whether ``scheduler.step`` is shadowed."""
+def marks(model: Model) -> tuple[int, bool, Any]:
+    """Number of hooks on all modules of the pipeline, whether ``scheduler.step`` is shadowed, and torch's attention."""
     parts = [part for part in model.pipeline.components.values() if isinstance(part, nn.Module)]
     modules = [module for part in parts for module in part.modules()]
     hooks = sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in modules)
-    return hooks, "step" in vars(model.pipeline.scheduler)
+    return hooks, "step" in vars(model.pipeline.scheduler), functional.scaled_dot_product_attention
