@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,13 @@ from typing import Any
 import pytest
 import simulation
 from PIL import Image
+from shell import invoke
 from starlette.testclient import TestClient
 
 from t2iprobe.core.runs.runfolder import read_manifest, write_manifest
 from t2iprobe.core.study.stored_results import RecordedResults
 from t2iprobe.registry.manager import Plugins
+from t2iprobe.viewer import server
 from t2iprobe.viewer.app import app
 
 TOKEN = "secret"
@@ -64,8 +68,10 @@ def test_the_token_becomes_a_cookie(runs: Path) -> None:
     [
         ({}, 405),
         ({"host": "localhost:8000"}, 405),
+        ({"host": "[::1]:8000"}, 405),
         ({"origin": "http://127.0.0.1:8000"}, 405),
         ({"host": "evil.example"}, 421),
+        ({"host": ""}, 421),
         ({"host": "127.0.0.1.evil.example:8000"}, 421),
         ({"origin": "http://evil.example"}, 403),
         ({"origin": "http://127.0.0.1:9000"}, 403),
@@ -122,6 +128,26 @@ def test_a_study_whose_pictures_are_elsewhere_is_not_followed(runs: Path, measur
     shutil.copytree(away, runs / "words/study.zarr", ignore=shutil.ignore_patterns("images"))
     (runs / "words/study.zarr/images").symlink_to(away / "images")
     assert "leads out" in asked.get("/api/study?run=words").json()["error"]
+
+
+def test_the_command_prints_an_address_that_opens(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[Any] = []
+    monkeypatch.setattr(server, "serve", lambda app, taken: served.append(app))
+    said = invoke("view", runs, "--no-open", "--format", "json")
+    url = json.loads(said.stdout)["url"]
+    assert TestClient(served[0]).get(url).status_code == 200 and not said.stderr
+    said = invoke("view", runs, "--no-open", "--host", "0.0.0.0")
+    assert "every machine" in " ".join(said.stderr.split()) and "127.0.0.1" not in said.stdout
+
+
+def test_the_command_says_what_it_lacks(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "is not a folder" in str(invoke("view", runs / "no").exception)
+    with server.listening("127.0.0.1", 0) as taken:
+        busy = invoke("view", runs, "--port", taken.getsockname()[1])
+    assert "already in use" in str(busy.exception)
+    monkeypatch.setitem(sys.modules, "t2iprobe.viewer.server", None)
+    monkeypatch.delattr("t2iprobe.viewer.server")
+    assert "pip install 't2iprobe[view]'" in str(invoke("view", runs).exception)
 
 
 def test_a_damaged_run_says_why_and_hides_no_other(runs: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import secrets
 from collections.abc import Sequence
 from urllib.parse import urlsplit
@@ -12,7 +13,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-LOOPBACK: tuple[str, ...] = ("127.0.0.1", "localhost", "::1")
+LOCAL = ("localhost",)
 READING = ("GET", "HEAD")
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
@@ -32,12 +33,13 @@ class Access:
     """ASGI middleware that refuses whoever does not know the token, and pages of other sites.
 
     The token is in the address that the command prints, and from then on in a cookie. A request must also name this
-    machine as its host, so that a site whose name is made to lead here (DNS rebinding) cannot read anything.
+    machine as its host, so that a site whose name is made to lead here (DNS rebinding) cannot read anything; an address
+    in numbers is always right, because nobody else can make it lead here.
 
     Args:
         app: the app behind it.
         token: the secret.
-        hosts: names of the machine that a request may use, without port.
+        hosts: names of the machine that a request may use.
     """
 
     def __init__(self, app: ASGIApp, token: str, hosts: Sequence[str]) -> None:
@@ -68,7 +70,7 @@ class Access:
     def _refusal(self, request: HTTPConnection, given: str) -> Response | None:
         """The answer to a request that is refused."""
         host = urlsplit(f"//{request.headers.get('host', '')}")
-        if host.hostname not in self._hosts:
+        if host.hostname not in self._hosts and not _is_address(host.hostname or ""):
             return PlainTextResponse("This viewer is not served under that name.", 421)
         origin = request.headers.get("origin")
         if request.scope.get("method") not in READING and origin and urlsplit(origin).netloc != host.netloc:
@@ -77,3 +79,11 @@ class Access:
         if not secrets.compare_digest(known.encode(), self._token.encode()):
             return PlainTextResponse("Open the address that `t2iprobe view` printed, with its token.", 403)
         return None
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

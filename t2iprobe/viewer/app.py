@@ -37,7 +37,7 @@ from starlette.staticfiles import StaticFiles
 
 from t2iprobe.core.errors import T2IProbeError
 from t2iprobe.registry.manager import Plugins
-from t2iprobe.viewer.access import LOOPBACK, Access
+from t2iprobe.viewer.access import LOCAL, Access
 from t2iprobe.viewer.folder import RunsFolder
 from t2iprobe.viewer.routes import compare, run, study
 from t2iprobe.viewer.routes import runs as table
@@ -46,14 +46,14 @@ from t2iprobe.viewer.studies import OpenStudies
 STATIC = Path(__file__).parent / "static"
 
 
-def app(runs: Path, plugins: Plugins, token: str, hosts: Sequence[str] = LOOPBACK) -> Starlette:
+def app(runs: Path, plugins: Plugins, token: str, hosts: Sequence[str] = LOCAL) -> Starlette:
     """The web app.
 
     Args:
         runs: folder with run folders, or one run folder; nothing outside it is served.
         plugins: plugins that know the kinds of runs.
         token: the secret in the address, which becomes a cookie.
-        hosts: names of the machine that a request may use.
+        hosts: names of the machine that a request may use, beside addresses in numbers.
     """
     made = Starlette(
         routes=[

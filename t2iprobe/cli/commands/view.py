@@ -20,6 +20,8 @@ from t2iprobe.core.command_options import option
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import near
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
 
 class ViewOptions(PrintOptions):
     """The options of ``t2iprobe view``."""
@@ -27,7 +29,7 @@ class ViewOptions(PrintOptions):
     panel: ClassVar[str] = "Viewer"
     runs: Path = option(RUNS, help="Folder with runs, or one run folder; nothing outside it is shown.", argument=True)
     port: int = option(0, help="Port of the address.", shown="any that is free", ge=0, le=65535)
-    host: str = option("127.0.0.1", help="Interface to listen on; any other than the default lets other machines in.")
+    host: str = option(LOOPBACK[0], help="Interface to listen on; any other than the default lets other machines in.")
     no_open: bool = option(False, help="Only print the address, do not open it in the browser.")
 
 
@@ -51,13 +53,14 @@ def view(options: ViewOptions, context: typer.Context) -> None:
     if not options.runs.is_dir() and options.runs != RUNS:
         there = [str(path) for path in options.runs.parent.glob("*/")]
         raise ConfigError(f"{options.runs} is not a folder{near(str(options.runs), there) if there else ''}")
-    token, hosts = secrets.token_urlsafe(16), access.LOOPBACK
+    token, name = secrets.token_urlsafe(16), options.host
     with server.listening(options.host, options.port) as taken:
-        name = options.host
-        if name not in hosts:
-            name = socket.gethostname() if name in ("0.0.0.0", "::") else name
-            hosts = (*hosts, name)
-            say(f"every machine that reaches {name} and has the address can read {options.runs}", "warning")
+        if options.host not in LOOPBACK:
+            name = socket.gethostname() if options.host in ("0.0.0.0", "::") else options.host
+            say(
+                f"every machine that reaches {name} and has this address can read {options.runs}, unencrypted",
+                "warning",
+            )
         url = f"http://{f'[{name}]' if ':' in name else name}:{taken.getsockname()[1]}/?token={token}"
         if options.format is Format.json:
             print_json({"url": url, "runs": str(options.runs)})
@@ -67,7 +70,7 @@ def view(options: ViewOptions, context: typer.Context) -> None:
         sys.stdout.flush()
         if not options.no_open and _has_screen():
             webbrowser.open(url)
-        server.serve(app(options.runs, context.obj, token, hosts), taken)
+        server.serve(app(options.runs, context.obj, token, (*access.LOCAL, name)), taken)
 
 
 def _has_screen() -> bool:

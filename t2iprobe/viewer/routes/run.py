@@ -91,7 +91,7 @@ def file(request: Request) -> Response:
     """A picture in a run's folder, as it is or with at most ``side`` pixels on a side."""
     run, name = text(request, "run"), text(request, "name")
     found = request.app.state.runs.file(run, name)
-    if found is None or found.suffix != ".png":
+    if found is None or not (found.is_file() and found.suffix == ".png"):
         raise ConfigError(f"{run} has no picture {name!r}")
     if "side" not in request.query_params:
         return FileResponse(found, media_type="image/png")
