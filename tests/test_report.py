@@ -47,7 +47,7 @@ def view() -> Page:
     section = Section("Steps", "Which matter.", table, [Bar("0-4", interval(0.4))], maps=[heat])
     return Page(
         "tiny <model>", "Layer 1 writes the text.", [section], "t2iprobe localize", {"rows": "10"}, {"torch": "2"},
-        "ocr_f1", (interval(0.2), interval(1.0)), trials, pairs, [("t2iprobe edit", "edit it")],
+        "ocr_f1", (interval(0.2), interval(1.0)), trials, pairs, 9, [("t2iprobe edit", "edit it")],
     )  # fmt: skip
 
 
@@ -101,7 +101,7 @@ def test_sets_that_hold_the_answer_are_told_apart_without_colour() -> None:
     legend = page.split('class="legend">')[1].split("</p>")[0]
     for name, kind in kinds.items():
         mark, words = OVERLAPS[kind]
-        assert f'class="column {kind}" data-trial="{name}"' in page and f"{words} " in legend
+        assert f'class="pick {kind}" data-trial="{name}"' in page and f"{words} " in legend
         assert re.search(rf'aria-label="{re.escape(name)}: [^"]*, {words}"', page) and f"<td>{words}</td>" in page
         assert mark in legend
     single = render(Page("", "", trials=[trials[0], trials[3]]))
@@ -166,32 +166,38 @@ def page(browser: Any, view: Page, tmp_path: Path) -> Iterator[Any]:
     found.close()
 
 
-def shown(page: Any) -> str:
-    return str(page.locator("img.patched").first.get_attribute("src"))
+def shown(page: Any) -> list[str]:
+    return [str(one.get_attribute("src")) for one in page.locator(".patched img").all()]
 
 
 def test_the_found_layer_is_chosen_first(page: Any, view: Page) -> None:
-    assert shown(page) == view.pairs[0].images["1"]
+    assert shown(page) == [view.pairs[0].images["1"]]
     assert page.locator("h1").inner_text() == view.headline == view.sentence
 
 
-@pytest.mark.parametrize("how", ["click", "hover", "keyboard"])
-def test_a_layer_shows_its_pictures(page: Any, view: Page, how: str) -> None:
+@pytest.mark.parametrize("how", ["click", "keyboard"])
+def test_several_layers_show_their_pictures_side_by_side(page: Any, view: Page, how: str) -> None:
     column = page.locator('[data-trial="2"]')
     if how == "keyboard":
         page.locator('[data-trial="1"]').focus()
         page.keyboard.press("ArrowRight")
+        page.keyboard.press("Enter")
     else:
-        getattr(column, how)()
-    assert shown(page) == view.pairs[0].images["2"]
+        column.click()
+    images = view.pairs[0].images
+    assert shown(page) == [images["1"], images["2"]]
     assert column.get_attribute("aria-pressed") == "true"
     assert "30" in page.locator("#chosen").inner_text()
+    page.locator('[data-trial="1"]').click()
+    assert shown(page) == [images["2"]]
+    page.locator('[data-pick="every"]').click()  # the pair was not run with layer 0
+    assert shown(page) == [images["1"], images["2"]]
 
 
-def test_a_patch_that_was_not_asked_of_a_pair_shows_no_picture(page: Any) -> None:
-    assert page.locator("img.patched").first.is_visible()
-    page.locator('[data-trial="0"]').click()
-    assert page.locator("img.patched").first.is_hidden()
+def test_pairs_have_their_whole_prompts_and_are_counted(page: Any, view: Page) -> None:
+    words = page.locator(".prompts").first.inner_text()
+    assert view.pairs[0].source_prompt in words and view.pairs[0].target_prompt in words
+    assert "1 of 9 pairs" in page.locator(".panel").inner_text()
 
 
 def test_a_table_sorts_by_number(page: Any) -> None:
@@ -202,13 +208,16 @@ def test_a_table_sorts_by_number(page: Any) -> None:
     assert table.locator("tbody tr").first.inner_text().split()[0] == "a"
 
 
-def test_a_bar_is_as_high_as_its_value(page: Any) -> None:
-    heights = [
-        page.locator(f'[data-trial="{i}"] .bar').bounding_box()["height"]
-        / page.locator(f'[data-trial="{i}"]').bounding_box()["height"]
-        for i in range(3)
-    ]
-    assert heights == pytest.approx([0.1, 0.95, 0.3], abs=0.02)
+def test_a_bar_and_its_interval_are_as_high_as_their_values(page: Any) -> None:
+    place = page.locator('[data-trial="0"] .column').bounding_box()
+    for trial, value, low, high in ((0, 0.1, 0.0, 0.2), (1, 0.95, 0.85, 1.0), (2, 0.3, 0.2, 0.4)):
+        inside = page.locator(f'[data-trial="{trial}"]')
+        bar, error = (inside.locator(one).bounding_box() for one in (".bar", ".error"))
+        heights = [bar["height"], place["y"] + place["height"] - error["y"] - error["height"], error["height"]]
+        shares = [one / place["height"] for one in heights]
+        assert shares == pytest.approx([value, low, high - low], abs=0.02)
+    wide = page.locator(".chart.big").bounding_box()["width"]
+    assert wide > 0.9 * page.locator("#layers").bounding_box()["width"], "the chart does not use the page"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
 
 SITE = re.compile(r"blocks\.(?P<block>\d+)\.(?P<kind>\w+)\.(?P<port>\w+)")
-PAIRS = 8  # with pictures: few enough for a page that loads quickly
+PICTURES, PAIRS = 600, 8  # most pictures on a page, so that it loads quickly, and fewest pairs
 #: options of a study that the suggested commands say themselves, or that are its own
 OWN = frozenset({"arch", "model", "concept", "metric", "rank", "set", "budget", "store"})
 #: the others, which those commands also take, with their defaults
@@ -78,6 +78,7 @@ def study_page(result: StudyResult, plugins: Plugins) -> Page:
         clean=result.unpatched(),
         trials=shown,
         pairs=pair_views(result, rows),
+        all_pairs=len(result.pairs),
         next_steps=next_steps(result, plugins),
     )
 
@@ -168,7 +169,7 @@ def pair_views(result: StudyResult, rows: Sequence[Trial]) -> list[PairView]:
         images = {label: data_uri(image) for label, image in pictures if image is not None}
         if {"source", "target"} <= set(images):
             views.append(PairView(word, goal, one, other, images))
-        if len(views) == PAIRS:
+        if len(views) == max(PAIRS, PICTURES // len(labels)):
             break
     return views
 

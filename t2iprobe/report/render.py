@@ -33,7 +33,7 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (percent, height, tight, figure)
+    filters = (percent, height, tight, figure, layer)
     functions = {function.__name__: function for function in filters}
     environment.filters |= functions | {"number": cell_text, "picture": data_uri}
     return environment.get_template("page.html.j2")
@@ -48,6 +48,11 @@ def _gallery(page: Page) -> str:
 def percent(value: float) -> str:
     """``0.873`` as ``87 %``."""
     return f"{value:.0%}".replace("%", "\u202f%") if math.isfinite(value) else NONE
+
+
+def layer(label: str) -> str:
+    """The label of a patch, after the word for it if it is only a number."""
+    return f"layer {label}" if label.isdecimal() else label
 
 
 def tight(text: str) -> str:

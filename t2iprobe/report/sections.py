@@ -148,6 +148,7 @@ class Page:
         clean: scores of the unpatched source and target against the target.
         trials: patches in the order of the layers; empty if the page is not about layers.
         pairs: pairs with pictures.
+        all_pairs: number of pairs that have any, also those that are not on the page.
         next_steps: follow-up commands, each with what it does.
     """
 
@@ -161,6 +162,7 @@ class Page:
     clean: tuple[Interval, Interval] | None = None
     trials: Sequence[TrialView] = ()
     pairs: Sequence[PairView] = ()
+    all_pairs: int = 0
     next_steps: Sequence[tuple[str, str]] = ()
 
     @property

@@ -1,35 +1,57 @@
 "use strict";
 const gallery = JSON.parse(document.getElementById("gallery").textContent);
-const columns = [...document.querySelectorAll("[data-trial]")];
+const picks = [...document.querySelectorAll("[data-trial]")];
 const chosen = document.getElementById("chosen");
+const isPicked = (pick) => pick.getAttribute("aria-pressed") === "true";
+const SAID = 3; // most patches that are described in words
 
-function choose(column) {
-  const trial = column.dataset.trial;
-  for (const other of columns) other.setAttribute("aria-pressed", String(other === column));
+function figure(name, source) {
+  const made = document.createElement("figure");
+  const image = document.createElement("img");
+  const caption = document.createElement("figcaption");
+  Object.assign(image, { src: source, alt: `with ${name} patched` });
+  caption.textContent = name;
+  made.className = "patched";
+  made.append(image, caption);
+  return made;
+}
+
+function show() {
+  const shown = picks.filter(isPicked);
   if (!chosen) return;
-  chosen.textContent = `Patched: ${column.getAttribute("aria-label")}`;
-  for (const image of document.querySelectorAll(".patched")) {
-    const source = (gallery[trial] || [])[Number(image.dataset.pair)] || "";
-    image.hidden = !source;
-    if (source) image.src = source;
-    image.alt = `with ${trial} patched`;
+  const said = shown.slice(0, SAID).map((pick) => pick.getAttribute("aria-label")).join("; ");
+  chosen.textContent = shown.length ? `Patched: ${said}${shown.length > SAID ? `; and ${shown.length - SAID} more` : ""}` : "";
+  for (const strip of document.querySelectorAll(".strip")) {
+    for (const old of strip.querySelectorAll(".patched")) old.remove();
+    for (const { dataset } of shown) {
+      const source = (gallery[dataset.trial] || [])[Number(strip.dataset.pair)];
+      if (source) strip.lastElementChild.before(figure(dataset.name, source));
+    }
   }
 }
 
-columns.forEach((column, index) => {
-  column.addEventListener("click", () => choose(column));
-  column.addEventListener("mouseenter", () => choose(column));
-  column.addEventListener("focus", () => choose(column));
-  column.addEventListener("keydown", (event) => {
+function pickOnly(wanted) {
+  for (const pick of picks) pick.setAttribute("aria-pressed", String(wanted(pick)));
+  show();
+}
+
+const first = picks.find((pick) => pick.classList.contains("found")) || picks.find((pick) => pick.classList.contains("all")) || picks[0];
+const isFound = (pick) => pick === first || pick.classList.contains("found");
+pickOnly(isFound);
+for (const button of document.querySelectorAll("[data-pick]"))
+  button.addEventListener("click", () => pickOnly(button.dataset.pick === "found" ? isFound : () => true));
+picks.forEach((pick, index) => {
+  pick.addEventListener("click", () => {
+    pick.setAttribute("aria-pressed", String(!isPicked(pick)));
+    show();
+  });
+  pick.addEventListener("keydown", (event) => {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (!step) return;
     event.preventDefault();
-    columns[(index + step + columns.length) % columns.length].focus();
+    picks[(index + step + picks.length) % picks.length].focus();
   });
 });
-const holding = (kind) => columns.find((column) => column.classList.contains(kind));
-const first = holding("found") || holding("all") || columns[0];
-if (first) choose(first);
 
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.querySelectorAll("th")];
