@@ -102,7 +102,8 @@ def test_sets_that_hold_the_answer_are_told_apart_without_colour() -> None:
     for name, kind in kinds.items():
         mark, words = OVERLAPS[kind]
         assert f'class="pick {kind}" data-trial="{name}"' in page and f"{words} " in legend
-        assert re.search(rf'aria-label="{re.escape(name)}: [^"]*, {words}"', page) and f"<td>{words}</td>" in page
+        assert re.search(rf'aria-label="(layer )?{re.escape(name)}: [^"]*, {words}"', page)
+        assert f'<td class="line">{words}</td>' in page
         assert mark in legend
     single = render(Page("", "", trials=[trials[0], trials[3]]))
     assert OVERLAPS["all"][1] not in single and OVERLAPS["some"][1] not in single
