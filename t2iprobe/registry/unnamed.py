@@ -24,21 +24,34 @@ PARTS = {
 }
 
 
+def laws_broken_by(model: Model) -> dict[str, str]:
+    """The laws that a model's adapter breaks, each with what was found.
+
+    One that was found by probing is checked on small pictures, with three blocks of each kind where the denoiser runs
+    with so few.
+    """
+    from t2iprobe.testing.adapters import broken_laws
+
+    if not isinstance(model.adapter, AutoAdapter):
+        return broken_laws(model.adapter, model.pipeline)
+    smaller = model.adapter.smaller()
+    quiet = shadowed(model.pipeline, "_progress_bar_config", {"disable": True})
+    with quiet, few_blocks(smaller, model.pipeline):
+        return broken_laws(smaller, model.pipeline)
+
+
 def check_probed(model: Model) -> None:
-    """Check a probed adapter on small pictures, with three blocks of each kind where the denoiser runs with so few.
+    """Check an adapter that was found by probing, and refuse what relies on a broken law.
 
     Raises:
-        ModelError: a law is broken on which everything relies.
+        ModelError: everything does.
     """
-    from t2iprobe.testing.adapters import ADAPTER_LAWS, broken_laws
+    from t2iprobe.testing.adapters import ADAPTER_LAWS
 
     adapter = model.adapter
     assert isinstance(adapter, AutoAdapter)
     kind = type(model.pipeline).__name__
-    smaller = adapter.smaller()
-    quiet = shadowed(model.pipeline, "_progress_bar_config", {"disable": True})
-    with quiet, few_blocks(smaller, model.pipeline):
-        broken = broken_laws(smaller, model.pipeline)
+    broken = laws_broken_by(model)
     first = next((law for law in broken if law not in PARTS), None)
     if first is not None:
         others = len(broken.keys() - PARTS.keys()) - 1

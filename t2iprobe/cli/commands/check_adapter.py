@@ -38,31 +38,32 @@ class CheckAdapterOptions(PrintOptions, ModelOptions):
 def check_adapter(options: CheckAdapterOptions, context: typer.Context) -> None:
     """Run the adapter's conformance checks (its laws) and report which pass; the exit code is 1 if one fails.
 
-    Most useful for a pipeline class without an adapter of its own, whose sites are found by probing. The checks draw
-    about a hundred images of three steps at the model's own size.
+    Most useful for a pipeline class without an adapter of its own, whose sites are found by probing: these are checked
+    on small images with few blocks, in minutes. Other models draw about a hundred images of their own size.
 
     Example: t2iprobe check-adapter my_package.adapter:MyAdapter
     """
     from t2iprobe.cli.models import load
-    from t2iprobe.testing.adapters import ADAPTER_LAWS, broken_laws
+    from t2iprobe.core.model import Model
+    from t2iprobe.registry.unnamed import laws_broken_by
+    from t2iprobe.testing.adapters import ADAPTER_LAWS
 
     if options.adapter is not None:
         adapter = _of_a_class(options)
-        pipeline = adapter.tiny()
+        model = Model(adapter.tiny(), adapter)
     elif options.arch is not None and options.model is None:
         adapter = choice("architecture", options.arch, context.obj.adapters())()
-        pipeline = adapter.tiny()
+        model = Model(adapter.tiny(), adapter)
     else:
         model = load(options, context.obj, check=False)
-        adapter, pipeline = model.adapter, model.pipeline
-    broken, names = broken_laws(adapter, pipeline), [law.__name__ for law in ADAPTER_LAWS]
+    broken, names = laws_broken_by(model), [law.__name__ for law in ADAPTER_LAWS]
     rows = [{"law": name, "holds": name not in broken, "found": broken.get(name, "")} for name in names]
     if options.format is Format.json:
-        print_json({"adapter": adapter.name, "laws": rows})
+        print_json({"adapter": model.adapter.name, "laws": rows})
     else:
         cells = [(row["law"], "yes" if row["holds"] else "no", row["found"]) for row in rows]
         print_table(("law", "holds", "what was found"), cells)
-        tell(f"{adapter.name}: {len(rows) - len(broken)} of {len(rows)} laws hold")
+        tell(f"{model.adapter.name}: {len(rows) - len(broken)} of {len(rows)} laws hold")
     if broken:
         raise typer.Exit(1)
 
