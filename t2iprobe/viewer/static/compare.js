@@ -53,7 +53,7 @@ function inStep(studies) {
     sources,
     side: SIDE,
     corner: ["pair"],
-    head: (column) => element("div", { class: "two" }, studies.map((study) => study.head(column))),
+    head: (column) => element("div", { class: "two" }, studies.map((study, index) => study.head(column, "AB"[index] + " "))),
     lead: ([pair]) => element("div", {}, element("span", { class: "pair" }, element("small", {}, `${pair}`), studies[0].words(pair))),
     name: (row, column, score) => `${columns[column].label} patched, ${studies[0].words(pairs[row][0])}: ${fixed(score)}`,
     open: (row, column) => stage.open(row, column).catch((error) => announce(error.message)),

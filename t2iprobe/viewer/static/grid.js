@@ -15,7 +15,7 @@ export class Grid {
     this.values = this.sources.map(() => new Map());
     this.shown = new Map(); // row elements by row
     this.heads = element("div", { class: "heads", role: "row" });
-    this.body = element("div", { class: "cells" });
+    this.body = element("div", { class: "cells", role: "rowgroup" });
     this.box = element("div", { class: "grid", role: "grid", tabindex: 0, "aria-label": this.label }, this.heads, this.body);
     box.replaceChildren(this.box);
     this.box.addEventListener("scroll", () => this.draw());
@@ -38,7 +38,8 @@ export class Grid {
     this.box.setAttribute("aria-colcount", columns.length);
     this.at = [Math.min(this.at[0], rows.length - 1), Math.min(this.at[1], columns.length - 1)].map((index) => Math.max(0, index));
     this.body.replaceChildren();
-    this.heads.replaceChildren(element("div", { class: "lead", role: "columnheader" }, this.corner.map((word) => element("span", {}, word))));
+    const axis = element("small", { class: "axis" }, "way from source to target, 95 % interval");
+    this.heads.replaceChildren(element("div", { class: "lead", role: "columnheader" }, this.corner.map((word) => element("span", {}, word)), axis));
     this.shown.clear();
     this.body.style.height = `${rows.length * this.height}px`;
     this.draw();
@@ -164,12 +165,17 @@ export class Grid {
     row = Math.min(this.rows.length - 1, Math.max(0, row));
     column = Math.min(this.columns.length - 1, Math.max(0, column));
     this.at = [row, column];
+    this.reveal(row, column);
+    this.moved?.(row, column);
+  }
+
+  // scroll until a cell is in sight
+  reveal(row, column) {
     const lead = this.heads.firstChild.offsetWidth, head = this.heads.offsetHeight, { box } = this;
     const into = (now, from, unit, room) => Math.max(from + unit - room, Math.min(now, from));
     box.scrollTop = into(box.scrollTop, row * this.height, this.height, box.clientHeight - head);
     box.scrollLeft = into(box.scrollLeft, column * this.width, this.width, box.clientWidth - lead);
     this.draw();
-    this.moved?.(row, column);
   }
 
   key(event) {

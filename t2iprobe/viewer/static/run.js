@@ -128,13 +128,16 @@ function startStudy() {
     arrange();
   });
   for (const button of document.querySelectorAll("[data-size]")) button.addEventListener("click", () => ((sized = button.dataset.size), arrange()));
+  addEventListener("hashchange", visit);
   find("tools").hidden = false;
   arrange();
 }
 
-// go to the cell that the address names
+// go to the cell that the address names, or else show the first layer of the answer
 function visit() {
   const wanted = place();
+  const found = grid.columns.findIndex((one) => study.effects[one.label]?.overlap === "found");
+  if (!wanted.has("pair") && found > 0) grid.reveal(0, Math.min(found + 2, grid.columns.length - 1));
   const column = grid.columns.findIndex((one) => one.label === wanted.get("trial"));
   if (wanted.has("pair")) grid.move(Number(wanted.get("pair")), column);
   if (wanted.has("open") && column >= 0) open(...grid.at, wanted.get("mode") ?? undefined);

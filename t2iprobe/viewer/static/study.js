@@ -45,7 +45,7 @@ export class Study {
   }
 
   // a column's head: how far the patch goes from source to target, with its interval
-  head(column) {
+  head(column, note = "") {
     const found = this.effects[column.label];
     const [mean, low, high] = found?.way ?? [null, null, null];
     const level = (value) => `${100 * Math.min(1, Math.max(0, value ?? 0))}%`;
@@ -60,7 +60,7 @@ export class Study {
       "div",
       { title: `${said}\n${column.path}`, "aria-label": said },
       element("div", { class: "chart" }, bar, low != null ? whisker : null),
-      element("span", { class: "label" }, column.label, element("span", { class: "marks" }, marks)),
+      element("span", { class: "label" }, note, column.label, element("span", { class: "marks" }, marks)),
     );
   }
 
