@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import sys
@@ -207,3 +208,17 @@ def test_only_pictures_that_are_shown_are_read(measured: Path, monkeypatch: pyte
     assert not read
     strip = asked.get("/api/study/strip?run=study&pair=4&trials=2,3&side=16")
     assert read == [(["0", "1"], 4)] and "immutable" in strip.headers["cache-control"]
+
+
+def test_a_damaged_picture_hides_no_other(measured: Path, tmp_path: Path) -> None:
+    shutil.copytree(measured / "study", tmp_path / "study")
+    file = next((tmp_path / "study/study.zarr/images").glob("c.0.4.*"))
+    file.write_bytes(b"\xff" * 40 + file.read_bytes()[40:])
+    asked = client(tmp_path)
+    answers = [asked.get(f"/api/study/picture?run=study&pair=4&trials={row}") for row in range(4)]
+    assert {answer.status_code for answer in answers} == {200, 400}
+    assert "damaged" in next(answer.json()["error"] for answer in answers if answer.status_code == 400)
+    strip = asked.get("/api/study/strip?run=study&pair=4&trials=0,1,2,3&side=16")
+    image = Image.open(io.BytesIO(strip.content)).convert("RGBA")
+    shown = [image.crop((16 * row, 0, 16 * row + 16, 16)).getchannel("A").getextrema()[1] > 0 for row in range(4)]
+    assert shown == [answer.status_code == 200 for answer in answers]

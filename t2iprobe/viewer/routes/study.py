@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.errors import ConfigError, DamagedError
 from t2iprobe.core.pairs import Pair
 from t2iprobe.core.planted import planted_layers
 from t2iprobe.core.study.result import StudyResult
@@ -104,15 +104,23 @@ def cell(request: Request) -> Response:
 
 
 def strip(request: Request) -> Response:
-    """Thumbnails of some trials on a pair, side by side in squares; empty where there is no picture."""
+    """Thumbnails of some trials on a pair, side by side in squares; empty where there is none that can be read."""
     result, side = _result(request), min(SIDE, number(request, "side"))
-    trials = _trials(request, result)
-    shown = Image.new("RGBA", (side * len(trials), side))
-    for place, image in enumerate(result.pictures([trial.label for trial in trials], number(request, "pair"))):
+    labels, pair = [trial.label for trial in _trials(request, result)], number(request, "pair")
+    shown = Image.new("RGBA", (side * len(labels), side))
+    for place, image in enumerate(_readable(result, labels, pair)):
         if image is not None:
             small = _fitted(image, side)
             shown.paste(small, (place * side + (side - small.width) // 2, (side - small.height) // 2))
     return picture(shown, "webp")
+
+
+def _readable(result: StudyResult, labels: Sequence[str], pair: int) -> list[Image.Image | None]:
+    """The pictures, without those that are damaged: one of them does not hide the others."""
+    try:
+        return list(result.pictures(labels, pair))
+    except DamagedError:
+        return [None] if len(labels) == 1 else [one for label in labels for one in _readable(result, [label], pair)]
 
 
 def _fitted(image: Image.Image, side: int) -> Image.Image:

@@ -9,7 +9,7 @@ if (address.searchParams.has("token")) {
 
 // JSON from the server; an error has the server's sentence as its message
 export async function ask(path, query = {}, options = {}) {
-  const answer = await fetch(at(path, query), options).catch(() => {
+  const answer = await fetch(Object.keys(query).length ? at(path, query) : path, options).catch(() => {
     throw new Error("The viewer does not answer; is `t2iprobe view` still running?");
   });
   const json = answer.headers.get("content-type")?.includes("json");

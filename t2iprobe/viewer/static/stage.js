@@ -1,5 +1,5 @@
 // The large view: pictures under one slider, blinking, their difference, or side by side.
-import { announce, at, element, find, setPlace } from "./common.js";
+import { announce, ask, element, find, setPlace } from "./common.js";
 
 const BLINK = 650; // milliseconds
 const MODES = { s: "slide", b: "blink", d: "difference", a: "beside" };
@@ -76,8 +76,13 @@ export class Stage {
 
   image(stop) {
     const made = element("img", { src: stop.src, alt: stop.name, draggable: "false" });
+    const caption = element("figcaption", {}, stop.name);
     made.addEventListener("load", () => made.classList.toggle("tiny", made.naturalWidth <= 160));
-    return element("figure", {}, made, element("figcaption", {}, stop.name));
+    made.addEventListener("error", async () => {
+      caption.className = "reason";
+      caption.textContent = await ask(stop.src).catch((error) => error.message);
+    });
+    return element("figure", {}, made, caption);
   }
 
   slide() {
@@ -167,5 +172,3 @@ export function scoreTable(names, scores) {
   );
   return element("table", { class: "scores" }, element("thead", {}, head), element("tbody", {}, lines));
 }
-
-export const pictureOf = (run, version, trial, pair) => at("/api/study/picture", { run, trials: trial, pair, v: version });
