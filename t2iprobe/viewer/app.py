@@ -12,7 +12,7 @@
     pages.py          HTML from templates/, and the sections of the navigation
     routes/runs.py    each file: the pages of one part with what their scripts fetch, as a list ROUTES
     templates/        one template per page, each extends shell.html.j2
-    static/           one ES module per page, common.js with what they share, and viewer.css
+    static/           ES modules, one per page and part of a page, formatted by prettier --print-width 120; viewer.css
 
 A page is an HTML skeleton, and its module fills it with JSON from ``/api/…``. There is no build step, and a strict
 Content-Security-Policy: scripts and styles come from ``static/`` only, so no ``style=`` and no ``onclick=``; a script

@@ -51,7 +51,8 @@ export async function repeat(work) {
     const pause = await work();
     if (!pause) return;
     await new Promise((resolve) => setTimeout(resolve, pause));
-    while (document.hidden) await new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true }));
+    while (document.hidden)
+      await new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true }));
   }
 }
 
@@ -59,7 +60,8 @@ export async function repeat(work) {
 export const place = () => new URLSearchParams(location.hash.slice(1));
 export function setPlace(values) {
   const found = place();
-  for (const [name, value] of Object.entries(values)) value == null || value === "" ? found.delete(name) : found.set(name, value);
+  for (const [name, value] of Object.entries(values))
+    value == null || value === "" ? found.delete(name) : found.set(name, value);
   history.replaceState(null, "", `#${found}`);
 }
 
@@ -87,6 +89,8 @@ export function stateOf(run) {
   const badge = element("span", { class: `state ${run.state}` }, run.state);
   if (run.state === "finished" || run.done == null) return [badge];
   const counted = `${whole(run.done)}${run.total ? ` of ${whole(run.total)}` : ""} ${run.unit}${(run.total ?? run.done) === 1 ? "" : "s"}`;
-  const bar = run.total ? element("progress", { max: run.total, value: run.done, "aria-label": "how far the run is" }) : null;
+  const bar = run.total
+    ? element("progress", { max: run.total, value: run.done, "aria-label": "how far the run is" })
+    : null;
   return [badge, bar, element("small", {}, counted)].filter(Boolean);
 }

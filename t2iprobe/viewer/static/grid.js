@@ -16,7 +16,12 @@ export class Grid {
     this.shown = new Map(); // row elements by row
     this.heads = element("div", { class: "heads", role: "row" });
     this.body = element("div", { class: "cells", role: "rowgroup" });
-    this.box = element("div", { class: "grid", role: "grid", tabindex: 0, "aria-label": this.label }, this.heads, this.body);
+    this.box = element(
+      "div",
+      { class: "grid", role: "grid", tabindex: 0, "aria-label": this.label },
+      this.heads,
+      this.body,
+    );
     box.replaceChildren(this.box);
     this.box.addEventListener("scroll", () => this.draw());
     this.box.addEventListener("keydown", (event) => this.key(event));
@@ -31,15 +36,29 @@ export class Grid {
     this.width = (side + 3) * this.sources.length + (pictures ? 3 : -1); // with the gaps of viewer.css
     this.height = side + (pictures ? 6 : 2);
     this.values.forEach((known) => known.clear());
-    for (const [name, value] of [["--side", side], ["--width", this.width], ["--height", this.height]]) this.box.style.setProperty(name, `${value}px`);
+    for (const [name, value] of [
+      ["--side", side],
+      ["--width", this.width],
+      ["--height", this.height],
+    ])
+      this.box.style.setProperty(name, `${value}px`);
     this.box.style.setProperty("--ends", this.corner.length - 1);
     this.box.classList.toggle("plain", !pictures);
     this.box.setAttribute("aria-rowcount", rows.length);
     this.box.setAttribute("aria-colcount", columns.length);
-    this.at = [Math.min(this.at[0], rows.length - 1), Math.min(this.at[1], columns.length - 1)].map((index) => Math.max(0, index));
+    this.at = [Math.min(this.at[0], rows.length - 1), Math.min(this.at[1], columns.length - 1)].map((index) =>
+      Math.max(0, index),
+    );
     this.body.replaceChildren();
     const axis = element("small", { class: "axis" }, "way from source to target, 95 % interval");
-    this.heads.replaceChildren(element("div", { class: "lead", role: "columnheader" }, this.corner.map((word) => element("span", {}, word)), axis));
+    this.heads.replaceChildren(
+      element(
+        "div",
+        { class: "lead", role: "columnheader" },
+        this.corner.map((word) => element("span", {}, word)),
+        axis,
+      ),
+    );
     this.shown.clear();
     this.body.style.height = `${rows.length * this.height}px`;
     this.draw();
@@ -56,8 +75,12 @@ export class Grid {
 
   // rows and columns on the screen
   seen() {
-    const left = this.heads.firstChild.offsetWidth, top = this.heads.offsetHeight;
-    const span = (from, length, unit, count) => [Math.max(0, Math.floor(from / unit)), Math.min(count, Math.ceil((from + length) / unit))];
+    const left = this.heads.firstChild.offsetWidth,
+      top = this.heads.offsetHeight;
+    const span = (from, length, unit, count) => [
+      Math.max(0, Math.floor(from / unit)),
+      Math.min(count, Math.ceil((from + length) / unit)),
+    ];
     this.body.style.width = this.heads.style.width = `${left + this.columns.length * this.width}px`;
     return [
       span(this.box.scrollTop, this.box.clientHeight - top, this.height, this.rows.length),
@@ -68,9 +91,10 @@ export class Grid {
   draw() {
     if (!this.box.clientHeight || !this.heads.firstChild) return;
     const [[top, bottom], [left, right]] = this.seen();
-    const from = left - (left % STRIP), to = Math.min(this.columns.length, Math.ceil(right / STRIP) * STRIP);
+    const from = left - (left % STRIP),
+      to = Math.min(this.columns.length, Math.ceil(right / STRIP) * STRIP);
     this.drawHeads(from, to);
-    for (const [row, one] of this.shown) if (row < top || row >= bottom) one.remove(), this.shown.delete(row);
+    for (const [row, one] of this.shown) if (row < top || row >= bottom) (one.remove(), this.shown.delete(row));
     for (let row = top; row < bottom; row++) this.drawRow(row, from, to);
     this.mark();
     clearTimeout(this.waiting);
@@ -98,7 +122,11 @@ export class Grid {
     }
     keep(this.shown.get(row), from, to, (column) => {
       const pictures = this.sources.map(() => element("div", { class: "picture" }));
-      const cell = element("div", { class: "cell", role: "gridcell", id: `cell-${row}-${column}`, "aria-colindex": column + 1 }, pictures);
+      const cell = element(
+        "div",
+        { class: "cell", role: "gridcell", id: `cell-${row}-${column}`, "aria-colindex": column + 1 },
+        pictures,
+      );
       return this.placed(cell, column);
     });
   }
@@ -113,13 +141,17 @@ export class Grid {
     const blocks = [];
     for (let row = top - (top % BLOCK); row < bottom; row += BLOCK)
       for (let column = from - (from % BLOCK); column < to; column += BLOCK) blocks.push([row, column]);
-    await Promise.all(this.sources.map((source, index) => Promise.all(blocks.map((block) => this.block(source, index, block)))));
+    await Promise.all(
+      this.sources.map((source, index) => Promise.all(blocks.map((block) => this.block(source, index, block)))),
+    );
   }
 
   // fetch a block of scores, unless it is known, and paint what it is about
   async block(source, index, [row, column]) {
-    const key = `${row}:${column}`, known = this.values[index];
-    const rows = this.rows.slice(row, row + BLOCK), columns = this.columns.slice(column, column + BLOCK);
+    const key = `${row}:${column}`,
+      known = this.values[index];
+    const rows = this.rows.slice(row, row + BLOCK),
+      columns = this.columns.slice(column, column + BLOCK);
     if (!known.has(key)) known.set(key, source.values(rows, columns));
     const values = await known.get(key).catch(() => known.delete(key));
     if (!Array.isArray(values) || this.values[index].get(key) === undefined) return;
@@ -132,7 +164,8 @@ export class Grid {
       const part = scores.slice(start, start + STRIP);
       const columns = this.columns.slice(first + start, first + start + STRIP);
       const mask = part.map((score) => Number(score !== null)).join("");
-      const pictures = this.pictures && mask.includes("1") ? `url("${source.strip(this.rows[row], columns, mask)}")` : "none";
+      const pictures =
+        this.pictures && mask.includes("1") ? `url("${source.strip(this.rows[row], columns, mask)}")` : "none";
       part.forEach((score, place) => {
         const cell = line.querySelector(`[data-column="${first + start + place}"].cell`);
         if (!cell) return;
@@ -154,7 +187,8 @@ export class Grid {
 
   // the cell that the keyboard is at
   mark() {
-    const [row, column] = this.at, id = `cell-${row}-${column}`;
+    const [row, column] = this.at,
+      id = `cell-${row}-${column}`;
     this.box.setAttribute("aria-activedescendant", id);
     this.box.querySelector(".cell.at")?.classList.remove("at");
     this.shown.get(row)?.querySelector(`#${id}`)?.classList.add("at");
@@ -171,7 +205,9 @@ export class Grid {
 
   // scroll until a cell is in sight
   reveal(row, column) {
-    const lead = this.heads.firstChild.offsetWidth, head = this.heads.offsetHeight, { box } = this;
+    const lead = this.heads.firstChild.offsetWidth,
+      head = this.heads.offsetHeight,
+      { box } = this;
     const into = (now, from, unit, room) => Math.max(from + unit - room, Math.min(now, from));
     box.scrollTop = into(box.scrollTop, row * this.height, this.height, box.clientHeight - head);
     box.scrollLeft = into(box.scrollLeft, column * this.width, this.width, box.clientWidth - lead);
@@ -179,11 +215,17 @@ export class Grid {
   }
 
   key(event) {
-    const [row, column] = this.at, page = Math.max(1, Math.floor(this.box.clientHeight / this.height) - 1);
+    const [row, column] = this.at,
+      page = Math.max(1, Math.floor(this.box.clientHeight / this.height) - 1);
     const steps = {
-      ArrowUp: [row - 1, column], ArrowDown: [row + 1, column], ArrowLeft: [row, column - 1], ArrowRight: [row, column + 1],
-      PageUp: [row - page, column], PageDown: [row + page, column],
-      Home: [event.ctrlKey ? 0 : row, 0], End: [event.ctrlKey ? this.rows.length - 1 : row, this.columns.length - 1],
+      ArrowUp: [row - 1, column],
+      ArrowDown: [row + 1, column],
+      ArrowLeft: [row, column - 1],
+      ArrowRight: [row, column + 1],
+      PageUp: [row - page, column],
+      PageDown: [row + page, column],
+      Home: [event.ctrlKey ? 0 : row, 0],
+      End: [event.ctrlKey ? this.rows.length - 1 : row, this.columns.length - 1],
     };
     if (event.key in steps) this.move(...steps[event.key]);
     else if (event.key === "Enter") this.open(row, column);

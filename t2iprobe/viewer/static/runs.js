@@ -18,7 +18,13 @@ const chosen = new Set();
 function fits(run) {
   const [text, ...exact] = FILTERS.map((name) => find(name).value);
   const words = `${run.name} ${run.sentence} ${run.error} ${run.kind} ${run.model}`.toLowerCase();
-  return text.toLowerCase().split(/\s+/).every((word) => words.includes(word)) && exact.every((value, index) => !value || run[FILTERS[index + 1]] === value);
+  return (
+    text
+      .toLowerCase()
+      .split(/\s+/)
+      .every((word) => words.includes(word)) &&
+    exact.every((value, index) => !value || run[FILTERS[index + 1]] === value)
+  );
 }
 
 function sorted(shown) {
@@ -36,9 +42,18 @@ function choose(name, on) {
 }
 
 function row(run) {
-  const box = element("input", { type: "checkbox", "aria-label": `compare ${run.name}`, "data-run": run.name, onchange: (event) => choose(run.name, event.target.checked) });
+  const box = element("input", {
+    type: "checkbox",
+    "aria-label": `compare ${run.name}`,
+    "data-run": run.name,
+    onchange: (event) => choose(run.name, event.target.checked),
+  });
   box.checked = chosen.has(run.name);
-  const said = element("span", { class: run.error ? "reason" : "sentence" }, run.error || run.sentence || "no answer yet");
+  const said = element(
+    "span",
+    { class: run.error ? "reason" : "sentence" },
+    run.error || run.sentence || "no answer yet",
+  );
   const cells = [
     ["kind", run.kind],
     ["model", run.model],
@@ -60,9 +75,14 @@ function draw() {
   const shown = sorted(runs.filter(fits));
   const focused = document.activeElement?.dataset.run;
   find("runs").replaceChildren(...shown.map(row));
-  if (focused) find("runs").querySelector(`[data-run="${CSS.escape(focused)}"]`)?.focus();
+  if (focused)
+    find("runs")
+      .querySelector(`[data-run="${CSS.escape(focused)}"]`)
+      ?.focus();
   find("none").hidden = shown.length > 0;
-  find("none").textContent = runs.length ? "No run fits these filters." : "There are no runs in this folder yet. Try: t2iprobe patch --arch sd3";
+  find("none").textContent = runs.length
+    ? "No run fits these filters."
+    : "There are no runs in this folder yet. Try: t2iprobe patch --arch sd3";
   find("count").textContent = shown.length === runs.length ? `${runs.length}` : `${shown.length} of ${runs.length}`;
   const [one, other] = chosen;
   find("compare").disabled = !other;
@@ -76,9 +96,13 @@ function draw() {
 
 // the choices of a filter are what occurs
 function fill(name) {
-  const box = find(name), values = [...new Set(runs.map((run) => run[name]).filter(Boolean))].sort();
+  const box = find(name),
+    values = [...new Set(runs.map((run) => run[name]).filter(Boolean))].sort();
   const wanted = box.value || place().get(name) || "";
-  box.replaceChildren(element("option", { value: "" }, `any ${name}`), ...values.map((value) => element("option", {}, value)));
+  box.replaceChildren(
+    element("option", { value: "" }, `any ${name}`),
+    ...values.map((value) => element("option", {}, value)),
+  );
   box.value = values.includes(wanted) ? wanted : "";
 }
 

@@ -35,7 +35,7 @@ export class Stage {
   }
 
   async open(row, column, mode = this.mode) {
-    this.mode = mode;
+    if (Object.values(MODES).includes(mode)) this.mode = mode;
     const asked = (this.asked = {});
     const { title, stops, main, facts } = await this.show(row, column);
     if (asked !== this.asked) return; // another cell was opened meanwhile
@@ -86,11 +86,20 @@ export class Stage {
   }
 
   slide() {
-    const value = Number(this.slider.value), last = this.stops.length - 1;
-    const index = Math.min(last - 1, Math.floor(value / 100)), part = value / 100 - index;
+    const value = Number(this.slider.value),
+      last = this.stops.length - 1;
+    const index = Math.min(last - 1, Math.floor(value / 100)),
+      part = value / 100 - index;
     if (this.under !== index) {
-      find("stage").replaceChildren(...[index, index + 1].map((one) => this.image(this.stops[one])), element("div", { class: "edge" }));
-      find("stops").replaceChildren(...this.stops.map((stop, one) => element("button", { type: "button", onclick: () => this.jump(one) }, stop.name)));
+      find("stage").replaceChildren(
+        ...[index, index + 1].map((one) => this.image(this.stops[one])),
+        element("div", { class: "edge" }),
+      );
+      find("stops").replaceChildren(
+        ...this.stops.map((stop, one) =>
+          element("button", { type: "button", onclick: () => this.jump(one) }, stop.name),
+        ),
+      );
       this.under = index;
     }
     const [, over, edge] = find("stage").children;
@@ -98,10 +107,15 @@ export class Stage {
     edge.style.left = `${100 * part}%`;
     edge.hidden = part === 0 || part === 1;
     const near = Math.round(value / 100);
-    [...find("stops").children].forEach((one, place) => one.setAttribute("aria-pressed", place === near && value === 100 * near));
+    [...find("stops").children].forEach((one, place) =>
+      one.setAttribute("aria-pressed", place === near && value === 100 * near),
+    );
     const [from, to] = [this.stops[index].name, this.stops[index + 1].name];
     this.slider.setAttribute("aria-label", this.stops.map((stop) => stop.name).join(" – "));
-    this.slider.setAttribute("aria-valuetext", part === 0 ? from : part === 1 ? to : `${to} over the left ${Math.round(100 * part)} % of ${from}`);
+    this.slider.setAttribute(
+      "aria-valuetext",
+      part === 0 ? from : part === 1 ? to : `${to} over the left ${Math.round(100 * part)} % of ${from}`,
+    );
   }
 
   jump(index) {
@@ -150,15 +164,20 @@ async function pixels(stop) {
 
 // from black by orange to white, the largest difference of a pixel's channels being white; returns it
 function drawDifference(canvas, one, other) {
-  const pen = canvas.getContext("2d"), drawn = pen.createImageData(one.width, one.height);
+  const pen = canvas.getContext("2d"),
+    drawn = pen.createImageData(one.width, one.height);
   if (one.width !== other.width || one.height !== other.height) return 0;
   const apart = new Uint8Array(one.width * one.height);
   for (let pixel = 0; pixel < apart.length; pixel++)
-    for (let channel = 0; channel < 3; channel++) apart[pixel] = Math.max(apart[pixel], Math.abs(one.data[4 * pixel + channel] - other.data[4 * pixel + channel]));
+    for (let channel = 0; channel < 3; channel++)
+      apart[pixel] = Math.max(apart[pixel], Math.abs(one.data[4 * pixel + channel] - other.data[4 * pixel + channel]));
   const most = apart.reduce((high, value) => Math.max(high, value), 0);
   apart.forEach((value, pixel) => {
     const share = most ? value / most : 0;
-    drawn.data.set([255 * Math.min(1, 2 * share), 255 * Math.max(0, share * 1.5 - 0.5), 255 * Math.max(0, 2 * share - 1), 255], 4 * pixel);
+    drawn.data.set(
+      [255 * Math.min(1, 2 * share), 255 * Math.max(0, share * 1.5 - 0.5), 255 * Math.max(0, 2 * share - 1), 255],
+      4 * pixel,
+    );
   });
   pen.putImageData(drawn, 0, 0);
   return most;
@@ -166,9 +185,19 @@ function drawDifference(canvas, one, other) {
 
 // the scores of a cell: one line for each score, one column for each picture
 export function scoreTable(names, scores) {
-  const head = element("tr", {}, element("th", { scope: "col" }, "score"), names.map((name) => element("th", { scope: "col" }, name)));
+  const head = element(
+    "tr",
+    {},
+    element("th", { scope: "col" }, "score"),
+    names.map((name) => element("th", { scope: "col" }, name)),
+  );
   const lines = Object.entries(scores).map(([score, found]) =>
-    element("tr", {}, element("th", { scope: "row" }, score.replaceAll("_", " ")), names.map((name) => element("td", {}, found[name] == null ? "–" : found[name].toFixed(2)))),
+    element(
+      "tr",
+      {},
+      element("th", { scope: "row" }, score.replaceAll("_", " ")),
+      names.map((name) => element("td", {}, found[name] == null ? "–" : found[name].toFixed(2))),
+    ),
   );
   return element("table", { class: "scores" }, element("thead", {}, head), element("tbody", {}, lines));
 }

@@ -25,14 +25,27 @@ export class Study {
     const rows = (columns) => columns.map(trial).join(",");
     return {
       values: async (pairs, columns) =>
-        (await ask("/api/study/cells", { run: this.run, score: this.score, trials: rows(columns), pairs: pairs.map(pair).join(",") })).cells,
+        (
+          await ask("/api/study/cells", {
+            run: this.run,
+            score: this.score,
+            trials: rows(columns),
+            pairs: pairs.map(pair).join(","),
+          })
+        ).cells,
       strip: (row, columns, mask) => this.strip(pair(row), rows(columns), side(), mask),
     };
   }
 
   // what has come since is another address, so that a browser may keep what it has
   strip(pair, trials, side, mask = "1") {
-    return at("/api/study/strip", { run: this.run, pair, trials, side: Math.min(192, Math.round(side * devicePixelRatio)), v: `${this.made}-${mask}` });
+    return at("/api/study/strip", {
+      run: this.run,
+      pair,
+      trials,
+      side: Math.min(192, Math.round(side * devicePixelRatio)),
+      v: `${this.made}-${mask}`,
+    });
   }
 
   picture(trial, pair) {
@@ -49,7 +62,8 @@ export class Study {
     const found = this.effects[column.label];
     const [mean, low, high] = found?.way ?? [null, null, null];
     const level = (value) => `${100 * Math.min(1, Math.max(0, value ?? 0))}%`;
-    const bar = element("div", { class: `bar ${found?.overlap ?? "none"}` }), whisker = element("div", { class: "whisker" });
+    const bar = element("div", { class: `bar ${found?.overlap ?? "none"}` }),
+      whisker = element("div", { class: "whisker" });
     bar.style.height = level(mean);
     [whisker.style.bottom, whisker.style.height] = [level(low), `calc(${level(high)} - ${level(low)})`];
     const said = found
