@@ -104,6 +104,7 @@ def test_template_words_and_letters_are_a_token_each() -> None:
             tokens = build_.tokenize(Sign("QUIZ", colour, layout).prompt)
             words = [f"▁{word}" for word in ("a", colour, layout, "sign", "that", "says")]
             assert tokens == [*words, '▁"', *"QUIZ", '"']
+    assert Sign("QUIZ", "orange", "plain").prompt.startswith("an orange ")
 
 
 @pytest.mark.parametrize("word", ["SIGN", "sign", "says", "BLUE", "a1b2"])

@@ -46,9 +46,9 @@ class Sign:
     @property
     def prompt(self) -> str:
         """The caption of the picture."""
-        if self.word == NO_WORD:
-            return f"a {self.colour} {self.layout} sign"
-        return f'a {self.colour} {self.layout} sign that says "{self.word}"'
+        article = "an" if self.colour == "orange" else "a"
+        said = "" if self.word == NO_WORD else f' that says "{self.word}"'
+        return f"{article} {self.colour} {self.layout} sign{said}"
 
 
 @cache

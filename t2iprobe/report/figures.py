@@ -65,6 +65,7 @@ def contact_sheet(
     layers: Sequence[str],
     rows: Sequence[tuple[str, Sequence[Image.Image]]],
     highlight: Collection[str] = (),
+    title: str = "",
 ) -> Image.Image:
     """The images of a sweep, one row per pair: source | target | the source patched at one layer after the other.
 
@@ -72,19 +73,27 @@ def contact_sheet(
         layers: headings of the patched images.
         rows: for each pair its label, which may hold line breaks, and its images: source, target, and one per layer.
         highlight: the found layers, outlined.
+        title: what is shown.
 
     Raises:
         ShapeError: a row does not have one image per layer.
     """
-    if wrong := next((len(images) - 2 for _, images in rows if len(images) != 2 + len(layers)), None):
-        raise ShapeError(f"a row of the contact sheet has {wrong} patched images for {len(layers)} layers")
+    for _, images in rows:
+        if len(images) != 2 + len(layers):
+            patched = len(images) - 2
+            raise ShapeError(f"a row of the contact sheet has {patched} patched images for {len(layers)} layers")
     count = -(-len(layers) // BAND)
     wide = -(-len(layers) // count)
     bands = []
     for start in range(0, len(layers), wide):
         part = slice(start, start + wide)
         shown = [(label, [*images[:2], *images[2:][part]]) for label, images in rows]
-        bands.append(("", grid(["source", "target", *layers[part]], shown, CELL, LABEL, HEADER, outlined=highlight)))
+        bands.append(
+            (
+                "" if start else title,
+                grid(["source", "target", *layers[part]], shown, CELL, LABEL, HEADER, outlined=highlight),
+            )
+        )
     return stacked(bands)
 
 

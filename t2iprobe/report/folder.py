@@ -81,9 +81,18 @@ def write(path: Path, view: RunView) -> dict[str, Any] | None:
         drawn = {name: image for name, image in ((SHEET, view.sheet), (PLOT, view.plot)) if image is not None}
         keep(path, {**drawn, PAGE: page})
         places = {key: str(path / name) if name in (PAGE, *drawn) else None for key, name in PLACES.items()}
-        keep(path, {ANSWER: {**view.answer, "run": str(path), **places}})
+        keep(path, {ANSWER: {**rounded(view.answer), "run": str(path), **places}})
         settle(path, (*drawn, PAGE, ANSWER))
     return answer_in(path)
+
+
+def rounded(value: Any) -> Any:
+    """A JSON value whose numbers have six digits, as many as scores are exact to: 0.9999995 is 1."""
+    if isinstance(value, Mapping):
+        return {key: rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(inner) for inner in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def answer_in(path: Path, needs: Mapping[str, type] | None = None) -> dict[str, Any] | None:

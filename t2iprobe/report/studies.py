@@ -146,7 +146,8 @@ def study_sheet(result: StudyResult, trials: Sequence[Trial], named: Collection[
     """
     settings = result.manifest["settings"]
     left_out = {*settings["set_aside"], *settings["held_out"]}
-    numbers = [number for number in range(len(result.pairs)) if number not in left_out][:ROWS]
+    usable = [number for number in range(len(result.pairs)) if number not in left_out]
+    numbers = usable[:ROWS]
     shown = [each for each in trials if {*numbers} & {*result.measured(each)}][:COLUMNS]
     if not (shown and result.images("source", numbers[0])):
         return None
@@ -155,7 +156,10 @@ def study_sheet(result: StudyResult, trials: Sequence[Trial], named: Collection[
         pair = Pair(*settings["pairs"][number])
         images = list(map(_small, result.pictures(["source", "target", *labels], number)))
         rows.append((f"{pair.source_word}\n→ {pair.target_word}", images))
-    return contact_sheet(labels, rows, named)
+    ref, concept = subject(result)
+    title = f"{ref or result.manifest['pipeline']}: {concept}, with the named layers patched"
+    few = f" ({len(numbers)} of {len(usable)} pairs)" if len(numbers) < len(usable) else ""
+    return contact_sheet(labels, rows, named, title + few)
 
 
 def _small(image: Image.Image | None) -> Image.Image:

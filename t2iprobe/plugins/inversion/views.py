@@ -20,7 +20,7 @@ from t2iprobe.plugins.inversion.analysis.intervals import mean_of
 from t2iprobe.plugins.inversion.inverted import KIND, Inverted
 from t2iprobe.plugins.inversion.pictures import rebuilt
 from t2iprobe.report.figures import dot_plot
-from t2iprobe.report.folder import ANSWER, PAGE, RunView, write
+from t2iprobe.report.folder import ANSWER, PAGE, RunView, rounded, write
 from t2iprobe.report.page import page_of
 from t2iprobe.report.sections import Section
 
@@ -74,7 +74,7 @@ def view(path: Path, plugins: Plugins) -> RunView:
 def run_view(path: Path, new: Numbers | None = None) -> RunView:
     """What a run shows, with what commands have added to it, and with a new part."""
     run, drawn = Inverted(path), _drawn(path)
-    answer = _answer(run) | _parts(path) | dict(new or {})
+    answer = rounded(_answer(run) | _parts(path) | dict(new or {}))
     if (path / WITHIN / ANSWER).is_file():
         answer["ablation"] = read_json(path / WITHIN / ANSWER)["ablation"]
         drawn = _drawn(path / WITHIN) | drawn
@@ -144,7 +144,7 @@ def _sections(answer: Numbers, drawn: Drawn) -> Iterator[Section]:
 def _parts(path: Path) -> dict[str, Any]:
     """What commands have left in the folder's answer."""
     answer = read_json(path / ANSWER) if (path / ANSWER).is_file() else {}
-    return {name: answer[name] for name in sections.SECTIONS if name in answer}
+    return {name: rounded(answer[name]) for name in sections.SECTIONS if name in answer}
 
 
 def _drawn(path: Path) -> dict[str, Image]:

@@ -19,7 +19,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import Unigram
 from transformers import (
     CLIPTextConfig,
@@ -53,10 +53,12 @@ def vocabulary() -> list[tuple[str, float]]:
 def tokenizer(length: int, *, start: bool) -> PreTrainedTokenizerFast:
     """A tokenizer for up to ``length`` tokens: one for each template word and one for each letter.
 
-    One Unigram model serves T5 and CLIP encoders; only the special tokens differ. It is case-sensitive. ``start``
-    prepends ``<s>``, as CLIP does.
+    One Unigram model serves T5 and CLIP encoders; only the special tokens differ. It is case-sensitive, and reads "an"
+    before a vowel as "a", so that all colours have prompts of the same length. ``start`` prepends ``<s>``, as CLIP
+    does.
     """
     unigram = Tokenizer(Unigram(vocabulary(), unk_id=SPECIAL.index("<unk>"), byte_fallback=False))
+    unigram.normalizer = normalizers.Replace(Regex(r"\ban(?= [aeiou])"), "a")
     unigram.pre_tokenizer = pre_tokenizers.Metaspace(replacement=MARK, prepend_scheme="always")
     unigram.decoder = decoders.Metaspace(replacement=MARK, prepend_scheme="always")
     unigram.post_processor = processors.TemplateProcessing(
