@@ -11,7 +11,7 @@ from t2iprobe.registry.hookspecs import PROJECT
 #: names of the command line itself, by kind, which no plugin can take
 OWN: Mapping[str, Sequence[str]] = {
     "commands": ("capture", "check-adapter", "plugins", "report", "sites", "store", "study", "view"),
-    "runs": ("capture",),
+    "runs": ("capture", "explore"),
 }
 
 

@@ -363,7 +363,11 @@ class Plugins:
         from t2iprobe.report.studies import study_view
 
         manifest = read_manifest(path)
-        kinds = {**self._named("runs"), "capture": hookspecs.view_at("t2iprobe.report.captured:view")}
+        own = {"capture": "captured", "explore": "explored"}  # not of a plugin
+        kinds = {
+            **self._named("runs"),
+            **{kind: hookspecs.view_at(f"t2iprobe.report.{module}:view") for kind, module in own.items()},
+        }
         kind = kind_of(manifest)
         if kind not in kinds and "localizer" not in manifest["settings"]:
             raise ConfigError(f"{path} is a run of {kind or 'an unknown command'}, and no plugin here shows such a run")

@@ -10,6 +10,7 @@
     settings.py       settings as lines, and in which of them two runs differ
     requests.py       what endpoints read from an address and answer with
     pages.py          HTML from templates/, and the sections of the navigation
+    explorer/         what the explorer draws, without web: models, pictures, scripts, runs that it saves
     routes/runs.py    each file: the pages of one part with what their scripts fetch, as a list ROUTES
     templates/        one template per page, each extends shell.html.j2
     static/           ES modules, one per page and part of a page, formatted by prettier --print-width 120; viewer.css
@@ -19,14 +20,17 @@ Content-Security-Policy: scripts and styles come from ``static/`` only, so no ``
 may set ``element.style``. A text from a run goes into a page by ``textContent``, never by ``innerHTML``.
 
 An endpoint is a plain ``def``, which Starlette calls in a thread, because it reads files. It finds ``runs``
-(:class:`.RunsFolder`), ``studies`` (:class:`.OpenStudies`) and ``plugins`` in ``request.app.state``. Errors of ours
-become ``{"error": sentence}``.
+(:class:`.RunsFolder`), ``studies`` (:class:`.OpenStudies`), ``studios`` (:class:`.Studios`) and ``plugins`` in
+``request.app.state``. Errors of ours become ``{"error": sentence}``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -38,15 +42,22 @@ from starlette.staticfiles import StaticFiles
 from t2iprobe.core.errors import T2IProbeError
 from t2iprobe.registry.manager import Plugins
 from t2iprobe.viewer.access import LOCAL, Access
+from t2iprobe.viewer.explorer.studios import Studios
 from t2iprobe.viewer.folder import RunsFolder
-from t2iprobe.viewer.routes import compare, run, study
+from t2iprobe.viewer.routes import compare, explorer, run, study
 from t2iprobe.viewer.routes import runs as table
 from t2iprobe.viewer.studies import OpenStudies
 
 STATIC = Path(__file__).parent / "static"
 
 
-def app(runs: Path, plugins: Plugins, token: str, hosts: Sequence[str] = LOCAL) -> Starlette:
+def app(
+    runs: Path,
+    plugins: Plugins,
+    token: str,
+    hosts: Sequence[str] = LOCAL,
+    models: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> Starlette:
     """The web app.
 
     Args:
@@ -54,20 +65,30 @@ def app(runs: Path, plugins: Plugins, token: str, hosts: Sequence[str] = LOCAL) 
         plugins: plugins that know the kinds of runs.
         token: the secret in the address, which becomes a cookie.
         hosts: names of the machine that a request may use, beside addresses in numbers.
+        models: models to explore beside the embedded ones, with their loading arguments, by name.
     """
+    studios = Studios(plugins, models)
+
+    @asynccontextmanager
+    async def ending(made: Starlette) -> AsyncIterator[None]:
+        yield
+        studios.close()
+
     made = Starlette(
         routes=[
             *table.ROUTES,
             *run.ROUTES,
             *study.ROUTES,
             *compare.ROUTES,
+            *explorer.ROUTES,
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
         middleware=[Middleware(Access, token=token, hosts=hosts)],
         exception_handlers={T2IProbeError: _explained},
+        lifespan=ending,
     )
     made.state.runs, made.state.plugins = RunsFolder(runs), plugins
-    made.state.studies = OpenStudies(made.state.runs)
+    made.state.studies, made.state.studios = OpenStudies(made.state.runs), studios
     return made
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
@@ -15,6 +16,8 @@ from t2iprobe.core.runs.engine import PROGRESS
 from t2iprobe.core.runs.runfolder import MANIFEST, RUNNING, read_manifest
 from t2iprobe.core.runs.status import DAMAGED, State, state_of
 from t2iprobe.report.folder import ANSWER, PLACES, answer_in
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")  # of a run that is made here
 
 
 class RunsFolder:
@@ -45,6 +48,18 @@ class RunsFolder:
         if "\0" in name or not self._serves(folder / MANIFEST):
             raise ConfigError(f"no run {name!r} in {self.root}{near(name, self.names())}")
         return folder
+
+    def new(self, name: str) -> Path:
+        """The folder of a run that is to be made, in the folder of runs.
+
+        Raises:
+            ConfigError: the name is none that a folder may have, or a single run is served.
+        """
+        if self._is_run:
+            raise ConfigError(f"{self.root} is a run; to save another, start the viewer on the folder that it is in")
+        if not NAME.fullmatch(name):
+            raise ConfigError(f"a run's name has letters, digits, - and _, at most 80, found {name!r:.90}")
+        return self.root / name
 
     def file(self, run: str, name: str) -> Path | None:
         """A file or folder in a run; ``None`` if it is not there, or leads out of the run.

@@ -8,7 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import HTMLResponse
 
 #: the navigation: address and words of each section
-SECTIONS = {"/": "Runs"}
+SECTIONS = {"/": "Runs", "/explore": "Explorer"}
 
 
 def page(template: str, section: str, **values: object) -> HTMLResponse:

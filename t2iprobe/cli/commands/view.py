@@ -14,16 +14,19 @@ import typer
 
 from t2iprobe.cli.command import takes
 from t2iprobe.cli.console import Format, print_json, say, tell
+from t2iprobe.cli.models import reference
 from t2iprobe.cli.options import PrintOptions
 from t2iprobe.cli.studies import RUNS
 from t2iprobe.core.command_options import option
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.load_options import LoadOptions
 from t2iprobe.core.names import near
+from t2iprobe.core.option_groups import ModelOptions
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-class ViewOptions(PrintOptions):
+class ViewOptions(ModelOptions, PrintOptions):
     """The options of ``t2iprobe view``."""
 
     panel: ClassVar[str] = "Viewer"
@@ -37,6 +40,8 @@ class ViewOptions(PrintOptions):
 def view(options: ViewOptions, context: typer.Context) -> None:
     """Show runs in the browser, live: their answers, the pictures of every patch, and two runs side by side.
 
+    The explorer changes a picture as you choose layers and steps; it has the embedded models, and that of --model.
+
     Ctrl-C ends it. Only those who have the printed address, with its token, can read.
 
     Examples:
@@ -44,6 +49,8 @@ def view(options: ViewOptions, context: typer.Context) -> None:
       t2iprobe view
 
       t2iprobe view runs/words --port 8080 --no-open
+
+      t2iprobe view --model stabilityai/stable-diffusion-3-medium-diffusers
     """
     try:
         from t2iprobe.viewer import access, server
@@ -53,15 +60,20 @@ def view(options: ViewOptions, context: typer.Context) -> None:
     if not options.runs.is_dir() and options.runs != RUNS:
         there = [str(path) for path in options.runs.parent.glob("*/")]
         raise ConfigError(f"{options.runs} is not a folder{near(str(options.runs), there) if there else ''}")
+    models = {}
+    if options.model or options.arch:
+        models[reference(options.arch, options.model, context.obj)] = options.given(*LoadOptions.__slots__)
     token, name = secrets.token_urlsafe(16), options.host
     with server.listening(options.host, options.port) as taken:
         if options.host not in LOOPBACK:
             name = socket.gethostname() if options.host in ("0.0.0.0", "::") else options.host
             say(
-                f"every machine that reaches {name} and has this address can read {options.runs}, unencrypted",
+                f"every machine that reaches {name} and has this address can read {options.runs} and draw here, "
+                "unencrypted",
                 "warning",
             )
-        url = f"http://{f'[{name}]' if ':' in name else name}:{taken.getsockname()[1]}/?token={token}"
+        page = "explore" if models else ""
+        url = f"http://{f'[{name}]' if ':' in name else name}:{taken.getsockname()[1]}/{page}?token={token}"
         if options.format is Format.json:
             print_json({"url": url, "runs": str(options.runs)})
         else:
@@ -70,7 +82,7 @@ def view(options: ViewOptions, context: typer.Context) -> None:
         sys.stdout.flush()
         if not options.no_open and _has_screen():
             webbrowser.open(url)
-        server.serve(app(options.runs, context.obj, token, (*access.LOCAL, name)), taken)
+        server.serve(app(options.runs, context.obj, token, (*access.LOCAL, name), models), taken)
 
 
 def _has_screen() -> bool:
