@@ -59,6 +59,7 @@ def drawn(studio: Studio, shown: Scene, folder: Path, monkeypatch: pytest.Monkey
         {"cells": "6:0", "mode": "scale", "factor": 3.0, "what": "self_attn.v"},
         {"cells": "0-8:0-2", "mode": "zero"},
         {"cells": "6:0-2", "mode": "mean", "heads": (1,)},
+        {"cells": "6:0-2", "what": "self_attn.pattern"},
     ],
 )
 def test_the_copied_python_draws_the_picture(

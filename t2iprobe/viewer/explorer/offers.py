@@ -18,18 +18,21 @@ TITLES = {
     "out": "output of the attention",
     "in": "input of the attention",
     "text": "text that the layer reads",
+    "pattern": "attention weights on the text",
     "self_attn.q": "queries among picture tokens",
     "self_attn.k": "keys of the picture",
     "self_attn.v": "values of the picture",
     "self_attn.z": "what each head of self-attention brings",
     "self_attn.out": "output of self-attention",
     "self_attn.in": "input of self-attention",
+    "self_attn.pattern": "attention weights among picture tokens",
     "mlp.in": "input of the MLP",
     "mlp.out": "output of the MLP",
     "text.in": "text stream, before the attention",
     "text.q": "queries of the text",
     "text.z": "what each head brings to the text",
     "text.out": "text stream, after the attention",
+    "text.pattern": "attention weights of the text on the picture",
 }
 
 

@@ -121,8 +121,8 @@ class Donor:
     static: frozenset[str] = frozenset()
 
     def __init__(self, most: int) -> None:
-        self._most = most
-        self.discard(())
+        self._most = self._left = most
+        self.cache: ActivationCache | None = ActivationCache(1)
 
     def add(self, key: Key, rows: Sequence[int], value: Tensor) -> None:
         """See :class:`~t2iprobe.core.cache.Sink`."""
@@ -134,8 +134,7 @@ class Donor:
 
     def discard(self, rows: Sequence[int]) -> None:
         """See :class:`~t2iprobe.core.cache.ActivationStream`."""
-        self.cache: ActivationCache | None = ActivationCache(1)
-        self._left = self._most
+        self.cache, self._left = ActivationCache(1), self._most
 
 
 class Studio:

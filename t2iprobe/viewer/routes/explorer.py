@@ -19,6 +19,7 @@ from t2iprobe.viewer.explorer.scene import Scene
 from t2iprobe.viewer.explorer.studios import Check, Studios, SupersededError
 from t2iprobe.viewer.folder import RunsFolder
 from t2iprobe.viewer.pages import page
+from t2iprobe.viewer.requests import FOREVER
 
 if TYPE_CHECKING:
     from t2iprobe.viewer.explorer.studio import Drawing, OnStep, Studio
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 EXAMPLES = 8  # pairs of prompts that are suggested
 CONCEPTS = "text", "colour"
 Work = Callable[["Studio", "OnStep"], Mapping[str, Any]]
-FOREVER = {"cache-control": "private, max-age=31536000, immutable"}  # a picture's name is the digest of its pixels
 
 
 def show(request: Request) -> Response:
@@ -65,7 +65,7 @@ async def draw(request: Request) -> Response:
 
     def work(studio: Studio, on_step: OnStep) -> Mapping[str, Any]:
         drawing = studio.draw(asked.scene, on_step)
-        return {**_facts(studio, asked.scene, drawing, asked.loading)}
+        return _facts(studio, asked.scene, drawing, asked.loading)
 
     return _lines(request, asked.page, asked.model, work)
 

@@ -1,13 +1,12 @@
 // The explorer: what is on the screen is a scene, kept in the address behind #; every change draws again.
 import { Board, cellsOf, textOf } from "./board.js";
-import { announce, ask, element } from "./common.js";
+import { announce, at, element, find, place } from "./common.js";
 
 const DEFAULTS = { what: "text", cells: "", mode: "patch", factor: "2", heads: "", branch: "both", num_steps: "", guidance: "" };
 const FIELDS = ["source", "target", "seed", "num_steps", "guidance"];
 const SIDES = ["source", "result", "target"];
 const SMALL = 96; // pixels: such pictures are shown with sharp pixels
 const page = Math.random().toString(36).slice(2); // a later request of this page takes the place of an earlier one
-const find = (id) => document.getElementById(id);
 
 let scene = {};
 let choices = null; // what the model has to choose from
@@ -22,7 +21,7 @@ function written(values) {
 }
 
 function read() {
-  return { ...DEFAULTS, model: find("model").options[0]?.value ?? "", ...Object.fromEntries(new URLSearchParams(location.hash.slice(1))) };
+  return { ...DEFAULTS, model: find("model").options[0]?.value ?? "", ...Object.fromEntries(place()) };
 }
 
 // a change by hand: a new entry of the history, so that "back" undoes it
@@ -39,7 +38,7 @@ async function follow() {
   fill();
   if (!choices || before.model !== scene.model || before.num_steps !== scene.num_steps) {
     const other = before.model !== scene.model;
-    choices = await lines(`/api/explore/board?${new URLSearchParams({ page, model: scene.model, num_steps: scene.num_steps })}`, {}, other ? `loading ${scene.model}` : "");
+    choices = await lines(at("/api/explore/board", { page, model: scene.model, num_steps: scene.num_steps }), {}, other ? `loading ${scene.model}` : "");
     if (!choices) return;
     if (!scene.source && choices.examples.length) {
       scene = { ...scene, ...texts(choices.examples[0]) };
@@ -97,7 +96,7 @@ async function lines(path, options, words) {
 function busy(words, step, steps) {
   const bar = find("progress");
   bar.hidden = !words;
-  document.querySelector(".result .frame").classList.toggle("busy", Boolean(words));
+  document.querySelector(".of-result .frame").classList.toggle("busy", Boolean(words));
   if (words) find("cost").textContent = `${words} …`;
   if (steps) Object.assign(bar, { max: steps, value: step });
   else bar.removeAttribute("value");
@@ -226,7 +225,7 @@ async function copy(text, what, id) {
 async function save() {
   const name = find("name").value;
   const found = await lines("/api/explore/save", request({ name }), "saving");
-  if (found) find("said").replaceChildren("Saved as ", element("a", { href: `/run?${new URLSearchParams({ run: found.run })}` }, found.run), ".");
+  if (found) find("said").replaceChildren("Saved as ", element("a", { href: at("/run", { run: found.run }) }, found.run), ".");
   if (drawn) find("cost").textContent = "";
 }
 
