@@ -147,17 +147,17 @@ class Trainer:
         plain = self._optimiser
         device = self.model.device
         with (
-            accelerator(device, self.settings.precision) as many,
+            accelerator(device, self.settings.precision) as made,
             _training(self.model.denoiser, self.settings.checkpointing),
         ):
-            if self.settings.batch % many.num_processes:
+            if self.settings.batch % made.num_processes:
                 raise ConfigError(
-                    f"a batch of {self.settings.batch} rows cannot be split evenly over {many.num_processes} processes"
+                    f"a batch of {self.settings.batch} rows cannot be split evenly over {made.num_processes} processes"
                 )
             try:
                 # a new module each time, because accelerate changes what it prepares
-                self._losses, self._optimiser = many.prepare(_Losses(self.objective, self.model.denoiser), plain)
-                self._accelerator = many
+                self._losses, self._optimiser = made.prepare(_Losses(self.objective, self.model.denoiser), plain)
+                self._accelerator = made
                 yield
             finally:
                 self._losses, self._optimiser, self._accelerator = None, plain, None
@@ -273,10 +273,10 @@ class Trainer:
 
     def _passes(self, step: int) -> float:
         """Backward passes through this device's rows; returns the sum of their losses."""
-        total, many = self.settings.batch, self._accelerator
+        total, accelerator = self.settings.batch, self._accelerator
         draw = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + step)
         level = self.objective.draw(total, draw)
-        own = range(many.process_index, total, many.num_processes)
+        own = range(accelerator.process_index, total, accelerator.num_processes)
         size = self._rows_at_once
         passes = [list(own[i : i + size]) for i in range(0, len(own), size)]
         noise: Tensor | None = None
@@ -305,15 +305,15 @@ class Trainer:
 
     def _one_pass(self, rows: Rows, noise: Tensor, level: Tensor, *, last: bool) -> float:
         """Backward pass through some rows; returns the sum of their losses."""
-        device, many = rows.clean.device, self._accelerator
-        with nullcontext() if last else many.no_sync(self._losses):
+        device, accelerator = rows.clean.device, self._accelerator
+        with nullcontext() if last else accelerator.no_sync(self._losses):
             losses = self._losses(rows.clean, noise.to(device), level.to(device), rows.conditioning)
             summed = (losses * rows.weights).sum()
             # gradients are averaged over devices, so each device scales its share of the mean by their number
-            loss = summed * many.num_processes / self.settings.batch
+            loss = summed * accelerator.num_processes / self.settings.batch
             if last and self.penalty is not None:
                 loss = loss + self.penalty()
-            many.backward(loss)
+            accelerator.backward(loss)
         return float(summed.detach())
 
     def _everywhere(self, sums: float) -> float:

@@ -67,8 +67,9 @@ def keep(folder: Path, contents: Mapping[str, Any] | Iterable[tuple[str, Content
             parts[path] = path.with_name(f".{path.name}{PARTS}")
             with explained(str(path)):
                 data = encoded(content, path.name)
+                parts[path].unlink(missing_ok=True)  # a link would be followed
+                parts[path].write_bytes(data)
             digests[name] = hashlib.sha256(data).hexdigest()
-            write(parts[path], data)
         table = _table(folder)
         for name, digest in digests.items():
             before = table["kept"].get(name, table["sealed"].pop(name, [None]))

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL.Image import Image
 
-from t2iprobe.core.contracts.metric import Box, BoxReader, Reader
+from t2iprobe.core.contracts.metric import Box, BoxReader, Reader, score_of
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import choice
 
@@ -60,7 +60,7 @@ class Outside:
     def score(self, image: Image, reference: Image, boxes: Sequence[Box]) -> dict[str, float]:
         """Every score of a picture."""
         reader = SimpleNamespace(boxes=lambda images: [list(boxes) for _ in images])  # the same for every picture
-        scores = {name: float(self.metrics[name](reader).score(image, reference)) for name in METRICS}
+        scores = {name: score_of(self.metrics[name](reader), image, reference) for name in METRICS}
         return scores | {AREA: area(boxes, reference.size)}
 
 

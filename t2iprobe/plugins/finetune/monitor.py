@@ -14,7 +14,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
+from t2iprobe.core.contracts.metric import score_of
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.legibility import check_words
 from t2iprobe.core.manifold import covered
@@ -160,14 +161,14 @@ class Monitor:
             worded = [(image, one.word) for image, one in zip(pictures, probes, strict=True) if one.word is not None]
             texts, words = self.reader.read([image for image, _ in worded]), [word for _, word in worded]
             read = list(zip(texts, words, strict=True))
-            scores[f"{name}_f1"] = float(self._f1.score(texts, words)) if words else float("nan")
+            scores[f"{name}_f1"] = score_of(self._f1, texts, words) if words else float("nan")
             for metric, score in self._text.items():
-                each[f"{name}_{metric}"] = [float(score.score(text, word)) for text, word in read]
+                each[f"{name}_{metric}"] = [score_of(score, text, word) for text, word in read]
             if self._clip is not None:
                 compared = zip(pictures, probes, strict=True)
-                each[f"{name}_clip_t"] = [float(self._clip.score(image, one.prompt)) for image, one in compared]
+                each[f"{name}_clip_t"] = [score_of(self._clip, image, one.prompt) for image, one in compared]
         small = min(keep[0].size) < SIDE
-        each["keep_ssim"] = [] if small else list(map(self._similarity.score, keep, self.base[count:]))
+        each["keep_ssim"] = [] if small else list(map(partial(score_of, self._similarity), keep, self.base[count:]))
         scores |= {name: statistics.fmean(values) for name, values in each.items() if values}
         scores["precision"], scores["recall"] = precision_recall(latents(self.model, images), self._base_latents)
         return Validation(images, {name: scores.get(name, float("nan")) for name in SCORES}, each)

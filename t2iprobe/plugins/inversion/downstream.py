@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from t2iprobe.cli.console import say
+from t2iprobe.core.contracts.metric import score_of
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.legibility import check_words
 from t2iprobe.core.model import Model
@@ -132,7 +133,7 @@ def reading_of(options: FollowOptions, prompts: Sequence[str], model: Model, plu
 
     def read(pictures: Pixels, prompts: Sequence[str]) -> list[float]:
         texts = engine.read(list(map(Image.fromarray, pictures)))
-        return [metric.score(text, words[prompt]) for text, prompt in zip(texts, prompts, strict=True)]
+        return [score_of(metric, text, words[prompt]) for text, prompt in zip(texts, prompts, strict=True)]
 
     return read
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from t2iprobe.core.contracts.metric import score_of
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.inversion.analysis.intervals import Between, over
 from t2iprobe.plugins.inversion.analyze import OTHER, TRUE, other_noise
@@ -101,7 +103,7 @@ def _scored(
     images, originals = list(map(Image.fromarray, pixels)), list(map(Image.fromarray, own))
     for metric in sorted(metrics, key=lambda metric: metric.needs == "prompt"):
         suffix, references = ("target", targets) if metric.needs == "prompt" else ("source", originals)
-        scores[f"{metric.name}_to_{suffix}"] = list(map(metric.score, images, references))
+        scores[f"{metric.name}_to_{suffix}"] = list(map(partial(score_of, metric), images, references))
     if read is not None:
         scores["read"] = read(pixels, targets)
     return {name: np.array(values) for name, values in scores.items()}
