@@ -21,7 +21,8 @@ may set ``element.style``. A text from a run goes into a page by ``textContent``
 
 An endpoint is a plain ``def``, which Starlette calls in a thread, because it reads files. It finds ``runs``
 (:class:`.RunsFolder`), ``studies`` (:class:`.OpenStudies`), ``studios`` (:class:`.Studios`) and ``plugins`` in
-``request.app.state``. Errors of ours become ``{"error": sentence}``.
+``request.app.state``. Errors of ours and of the system become
+``{"error": sentence}``.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def app(
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
         middleware=[Middleware(Access, token=token, hosts=hosts)],
-        exception_handlers={T2IProbeError: _explained},
+        exception_handlers=dict.fromkeys((T2IProbeError, OSError), _explained),
         lifespan=ending,
     )
     made.state.runs, made.state.plugins = RunsFolder(runs), plugins

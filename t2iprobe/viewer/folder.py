@@ -34,9 +34,9 @@ class RunsFolder:
         self.root = root.resolve()
         self._known: dict[str, tuple[object, dict[str, Any]]] = {}  # facts about runs that are not running
 
-    def names(self) -> list[str]:
-        """Names of the runs, sorted."""
-        return sorted(self._found())
+    def listed(self) -> list[dict[str, Any]]:
+        """The :meth:`facts` of every run, by name."""
+        return [self._facts(name, path) for name, path in sorted(self._found())]
 
     def path(self, name: str) -> Path:
         """The folder of a run.
@@ -46,7 +46,7 @@ class RunsFolder:
         """
         folder = self.root if self._is_run and name == self.root.name else self.root / name
         if "\0" in name or not self._serves(folder / MANIFEST):
-            raise ConfigError(f"no run {name!r} in {self.root}{near(name, self.names())}")
+            raise ConfigError(f"no run {name!r} in {self.root}{near(name, [known for known, _ in self._found()])}")
         return folder
 
     def new(self, name: str) -> Path:
@@ -78,7 +78,9 @@ class RunsFolder:
         Raises:
             ConfigError: there is no such run.
         """
-        path = self.path(name)
+        return self._facts(name, self.path(name))
+
+    def _facts(self, name: str, path: Path) -> dict[str, Any]:
         seen = [_changed(path / file) for file in (MANIFEST, PROGRESS, ANSWER)]
         if name in self._known and self._known[name][0] == seen:
             return self._known[name][1]
@@ -86,7 +88,7 @@ class RunsFolder:
             facts = {**asdict(state_of(path)), "spent": read_manifest(path).get("spent", {})}
             with suppress(T2IProbeError):  # an answer that cannot be read has no sentence
                 facts["sentence"] = facts["sentence"] or str((answer_in(path) or {}).get("sentence", ""))
-        except T2IProbeError as error:
+        except (T2IProbeError, OSError) as error:
             facts = {**asdict(State(path, DAMAGED, error=str(error))), "spent": {}}
         facts |= {"name": name}
         del facts["path"]
@@ -113,15 +115,16 @@ class RunsFolder:
         """Whether a path exists and, links followed, is in the folder."""
         return path.exists() and path.resolve().is_relative_to(self.root)
 
-    def _found(self) -> Iterator[str]:
+    def _found(self) -> Iterator[tuple[str, Path]]:
+        """Name and folder of each run."""
         if self._is_run:
-            yield self.root.name
+            yield self.root.name, self.root
             return
         for place, folders, files in os.walk(self.root):
             if MANIFEST in files:
                 folders.clear()
             if MANIFEST in files and self._serves(Path(place) / MANIFEST):
-                yield Path(place).relative_to(self.root).as_posix()
+                yield Path(place).relative_to(self.root).as_posix(), Path(place)
 
 
 def _changed(file: Path) -> tuple[int, int] | None:

@@ -136,6 +136,7 @@ def size_of(path: Path) -> int:
     """The bytes of a file, or of all files in a folder; links do not count."""
     if path.is_symlink():
         return 0
-    if not path.is_dir():
-        return path.stat().st_size
-    return sum(size_of(one) for one in path.iterdir())
+    try:
+        return sum(map(size_of, path.iterdir())) if path.is_dir() else path.stat().st_size
+    except FileNotFoundError:  # a process that is writing there has renamed or removed it
+        return 0

@@ -6,7 +6,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from t2iprobe.viewer.folder import RunsFolder
 from t2iprobe.viewer.pages import page
 
 
@@ -17,8 +16,7 @@ def show(request: Request) -> Response:
 
 def listed(request: Request) -> Response:
     """Every run, as JSON."""
-    runs: RunsFolder = request.app.state.runs
-    return JSONResponse({"runs": [runs.facts(name) for name in runs.names()]})
+    return JSONResponse({"runs": request.app.state.runs.listed()})
 
 
 ROUTES = [Route("/", show), Route("/api/runs", listed)]

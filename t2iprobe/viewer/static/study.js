@@ -64,6 +64,7 @@ export class Study {
     const level = (value) => `${100 * Math.min(1, Math.max(0, value ?? 0))}%`;
     const bar = element("div", { class: `bar ${found?.overlap ?? "none"}` }),
       whisker = element("div", { class: "whisker" });
+    bar.hidden = mean == null;
     bar.style.height = level(mean);
     [whisker.style.bottom, whisker.style.height] = [level(low), `calc(${level(high)} - ${level(low)})`];
     const said = found
