@@ -71,5 +71,5 @@ def figure(image: Image.Image) -> str:
     if image.width > WIDE:
         image.thumbnail((WIDE, WIDE * image.height), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    image.save(buffer, "webp", lossless=True)
+    image.save(buffer, "webp", lossless=True, method=2)  # as small as the default, 4, in less than half of the time
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
