@@ -10,7 +10,6 @@ import sys
 import sysconfig
 import venv
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -94,17 +93,6 @@ def test_example_plugins_work_and_broken_ones_are_named(
     assert found == 0 and "letter_odds_target" in answer["aggregates"]
     page = (tmp_path / "run" / "report.html").read_text()
     assert "share of the target's letters" in page or "share of the target&#39;s letters" in page
-
-
-@pytest.mark.docs
-@needs_weights
-@pytest.mark.parametrize("page", ["write-a-plugin", "write-an-adapter", "write-a-metric", "write-a-method"])
-def test_the_how_to_runs(page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    module = ModuleType("mine")
-    monkeypatch.setitem(sys.modules, "mine", module)
-    monkeypatch.chdir(tmp_path)
-    for block in re.findall(r"```python\n(.*?)```", (HOW_TO / f"{page}.md").read_text(), re.DOTALL):
-        exec(compile(block, page, "exec"), module.__dict__)
 
 
 @pytest.mark.docs

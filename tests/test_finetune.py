@@ -514,16 +514,6 @@ def test_a_preset_gives_way_to_options() -> None:
     assert (plan["rank"], plan["layers"], plan["steps"]) == (64, [60], 7254)
 
 
-@pytest.mark.docs
-@pytest.mark.skipif(not (WEIGHTS / "tiny-sd3/model_index.json").is_file(), reason="no weights of tiny-sd3 here")
-def test_the_page_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    page = (Path(__file__).parent.parent / "docs/how-to/finetune-located-layers.md").read_text()
-    monkeypatch.chdir(tmp_path)
-    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    exec(compile(block, "finetune-located-layers.md", "exec"), {})
-    assert (tmp_path / "run/lora/pytorch_lora_weights.safetensors").is_file()
-
-
 def test_the_page_names_every_scope_projection_score_and_option() -> None:
     page = (Path(__file__).parent.parent / "docs/how-to/finetune-located-layers.md").read_text()
     assert all(f"`{name}`" in page for name in [*SCOPES, *PROJECTIONS, *SCORES])
