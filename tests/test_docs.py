@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import runpy
 import shlex
@@ -19,6 +20,7 @@ from t2iprobe.cli.command import _given
 from t2iprobe.core.planted import sampling_defaults
 from t2iprobe.plugins.organisms.recipes import WEIGHTS
 from t2iprobe.registry import loading
+from t2iprobe.registry.manager import Plugins
 
 ROOT = Path(__file__).parent.parent
 PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]}
@@ -59,6 +61,13 @@ def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "sampling_defaults", lambda pipeline: sampling_defaults(pipeline) | {"num_steps": 5})
 
 
+def test_the_numbers_of_methods_are_those_registered() -> None:
+    page, plugins = PAGES["docs/index.md"], Plugins(installed=False)
+    assert f"[{len(plugins.localizers())} methods]" in page and f"{len(plugins.inverters())} inverters" in page
+    families = PAGES["docs/reference/architectures.md"].count("\n| `")
+    assert f"[{families} families]" in PAGES["README.md"]
+
+
 @pytest.mark.docs
 def test_every_block_says_its_language() -> None:
     bare = [(page, text[:40]) for page in PAGES for _, language, text in BLOCK.findall(PAGES[page]) if not language]
@@ -97,3 +106,12 @@ def test_example_runs(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(path), run_name="__main__")
     assert list(tmp_path.glob("*.png"))
+
+
+@pytest.mark.docs
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)
+def test_notebooks_have_the_code_of_the_examples(path: Path) -> None:
+    """``python docs/_site/notebooks.py`` makes them."""
+    notebook = json.loads((ROOT / f"docs/notebooks/{path.stem.replace('_', '-')}.ipynb").read_text())
+    source, code = path.read_text(), [cell["source"] for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert source.count("# %%") == len(code) and all(cell in source for cell in code)

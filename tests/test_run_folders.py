@@ -16,6 +16,8 @@ from t2iprobe.core.runs.checksums import damaged
 from t2iprobe.report.folder import ANSWER, PAGE, PLACES, PLOT, SHEET
 
 DOCS = Path(__file__).parent.parent / "docs/reference/run-folders.md"
+MANIFEST = (DOCS.parent / "manifest.md").read_text().partition("## Every run")[2].partition("\n## ")[0]
+EVERY_RUN = {key for row in re.findall(r"^\| (`.*?) \|", MANIFEST, re.MULTILINE) for key in re.findall(r"`(\w+)`", row)}
 PAIR = ["--source", 'a sign that says "OPEN"', "--target", 'a sign that says "SHUT"']
 QUICK = ["--num-steps", "1", "--device", "cpu"]
 STUDY = 'model = "model"\nsource = \'a sign that says "OPEN"\'\ntarget = \'a sign that says "SHUT"\'\nnum_steps = 1\n'
@@ -78,6 +80,7 @@ def test_every_run_leaves_the_same_files(command: str, place: Path, monkeypatch:
     assert {key: answer[key] for key in PLACES} == {
         key: str(run / name) if name in names else None for key, name in PLACES.items()
     }
+    assert set(json.loads((run / "manifest.json").read_text())) >= EVERY_RUN
     page = (run / PAGE).read_text()
     assert "<h1>" in page and not re.search(r'(src|href)="(?!data:|#)', page)
     before = {name: (run / name).read_bytes() for name in names}
