@@ -17,10 +17,14 @@ from shell import invoke
 from starlette.testclient import TestClient
 
 from t2iprobe.core.runs.runfolder import read_manifest, write_manifest
+from t2iprobe.core.scope import Scope
+from t2iprobe.core.study.result import StudyResult
 from t2iprobe.core.study.stored_results import RecordedResults
+from t2iprobe.core.trials import Trial
 from t2iprobe.registry.manager import Plugins
 from t2iprobe.viewer import server
 from t2iprobe.viewer.app import app
+from t2iprobe.viewer.routes import study
 
 TOKEN = "secret"
 EDIT = {"kind": "edit", "settings": {"strength": 0.5, "model": "tiny"}, "state": "finished", "sentence": "Done."}
@@ -208,6 +212,15 @@ def test_only_pictures_that_are_shown_are_read(measured: Path, monkeypatch: pyte
     assert not read
     strip = asked.get("/api/study/strip?run=study&pair=4&trials=2,3&side=16")
     assert read == [(["0", "1"], 4)] and "immutable" in strip.headers["cache-control"]
+
+
+def test_a_patch_is_what_the_explorer_has_on_its_board(measured: Path) -> None:
+    result = StudyResult.open(measured / "study")
+    result.manifest["settings"]["generation"] = {"num_steps": 4}  # type: ignore[index]
+    early = Trial("x", ("b.6.k", "b.6.v", "b.7.k"), (6, 7, 9), scope=Scope(steps=range(2), branches="cond", heads=1))
+    assert study._patch(result, early) == {"cells": "6,7,9:0,1", "heads": "1", "branch": "cond"}
+    assert study._patch(result, Trial("x", ("b.6.v",), (6,))) == {"cells": "6:0-3", "heads": "", "branch": "both"}
+    assert study._patch(result, Trial("x", ("b.6.z",), (6,))) is None
 
 
 def test_a_damaged_picture_hides_no_other(measured: Path, tmp_path: Path) -> None:

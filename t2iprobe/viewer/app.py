@@ -21,8 +21,7 @@ may set ``element.style``. A text from a run goes into a page by ``textContent``
 
 An endpoint is a plain ``def``, which Starlette calls in a thread, because it reads files. It finds ``runs``
 (:class:`.RunsFolder`), ``studies`` (:class:`.OpenStudies`), ``studios`` (:class:`.Studios`) and ``plugins`` in
-``request.app.state``. Errors of ours and of the system become
-``{"error": sentence}``.
+``request.app.state``. Errors of ours and of the system become ``{"error": sentence}``.
 """
 
 from __future__ import annotations

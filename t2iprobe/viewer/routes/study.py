@@ -17,7 +17,7 @@ from t2iprobe.core.errors import ConfigError, DamagedError
 from t2iprobe.core.pairs import Pair
 from t2iprobe.core.planted import planted_layers
 from t2iprobe.core.study.result import StudyResult
-from t2iprobe.core.trials import Trial, source, target
+from t2iprobe.core.trials import Trial, ranges, source, target
 from t2iprobe.report.page import charted, patched, subject, trial_views
 from t2iprobe.viewer.requests import number, numbers, picture, text
 
@@ -40,6 +40,7 @@ def study(request: Request) -> Response:
             "trials": labels,
             "columns": _columns(result),
             "ends": [labels.index(one.label) for one in (source(), target()) if one.label in labels],
+            "scene": _scene(request, result),
             "pairs": [asdict(Pair(*one)) for one in result.manifest["settings"]["pairs"]],
         }
     )
@@ -51,9 +52,29 @@ def _columns(result: StudyResult) -> list[dict[str, Any]]:
     chart = charted(result.trials, len(result.finding.ranking) if result.finding else 0)
     shown = {trial.label: trial for trial in [*chart, *(trial for trial in result.trials if trial.sites)]}
     return [
-        {"row": rows[label], "label": label, "layers": trial.layers, "path": patched(trial.sites)}
+        {"row": rows[label], "label": label, "path": patched(trial.sites), "scene": _patch(result, trial)}
         for label, trial in shown.items()
     ]
+
+
+def _scene(request: Request, result: StudyResult) -> dict[str, Any] | None:
+    """What the explorer needs to make the study's pictures again, beside prompts and patch; ``None`` if it cannot."""
+    model, settings = subject(result)[0], result.manifest["settings"].get("generation") or {}
+    known = model in request.app.state.studios.loading and settings.keys() <= {"num_steps", "guidance"}
+    return {"model": model, **settings} if known else None
+
+
+def _patch(result: StudyResult, trial: Trial) -> dict[str, str] | None:
+    """A patch of text keys and values as the explorer's board has it; ``None`` for other patches."""
+    scope, settings = trial.scope, result.manifest["settings"].get("generation") or {}
+    text = all(site.rpartition(".")[2] in ("k", "v") for site in trial.sites)
+    if not text or scope.tokens is not None or trial.direction != "into_source" or trial.num_steps is not None:
+        return None
+    steps = range(settings.get("num_steps", 0)) if scope.steps is None else scope.steps
+    cells = f"{ranges(trial.layers)}:{ranges(steps)}".replace("+", ",")
+    heads = "" if scope.heads is None else ",".join(map(str, sorted(scope.heads)))
+    branch = "both" if scope.branches is None else "+".join(sorted(one.value for one in scope.branches))
+    return {"cells": cells, "heads": heads, "branch": branch}
 
 
 def effects(request: Request) -> Response:

@@ -50,11 +50,14 @@ function described(patch, pair) {
   const { source, target, seed } = study.pairs[pair];
   const said = { source, target, seed: `${seed}`, patched: patch.path };
   if (mean) said["way to the target"] = `${mean} [${low}, ${high}] over ${study.effects[patch.label].pairs} pairs`;
-  return element(
+  const list = element(
     "dl",
     {},
     Object.entries(said).flatMap(([key, value]) => [element("dt", {}, key), element("dd", {}, value)]),
   );
+  if (!study.scene || !patch.scene) return [list];
+  const scene = new URLSearchParams({ ...study.scene, source, target, seed, ...patch.scene });
+  return [list, element("p", {}, element("a", { href: `/explore#${scene}` }, "Change it in the explorer"))];
 }
 
 function open(row, column, mode) {
