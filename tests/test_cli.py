@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from t2iprobe.plugins.organisms import build, weight_files
 from t2iprobe.plugins.organisms.recipes import embedded, recipe
 from t2iprobe.registry.hookspecs import hookimpl
 from t2iprobe.registry.manager import Plugins
+from tests.shell import commands, invoke
 
 SHIPPED = [one.arch for one in embedded() if one.present]
 PAIR = ("--source", 'a sign that says "OPEN"', "--target", 'a sign that says "SHUT"')
@@ -61,6 +63,30 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
 def test_help_is_quick_because_it_imports_no_torch() -> None:
     code = "import sys; from t2iprobe.cli.app import build; build(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_help_of_every_command_fits_two_screens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 100)
+    long = {}
+    for words, command in walked(commands()):
+        lines = invoke(*words, "--help").stdout.splitlines()
+        if len(lines) > 80:
+            long[" ".join(words)] = len(lines)
+        if any(option.opts == ["--help-all"] for option in command.params):
+            named = set(re.findall(r"--[\w-]+", "\n".join(lines)))
+            assert {one for option in command.params for one in option.opts if one.startswith("--")} <= named
+    assert not long
+    described = invoke("localize", "--help-all").stdout
+    assert "--revision" in described and "Branch, tag or commit" in described and "More options" not in described
+
+
+def walked(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command with its words."""
+    inner = getattr(command, "commands", {})
+    if not inner:
+        yield words, command
+    for name, each in inner.items():
+        yield from walked(each, (*words, name))
 
 
 def test_the_plain_command_says_what_to_do_next(call: Call) -> None:

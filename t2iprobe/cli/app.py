@@ -8,6 +8,7 @@ import typer
 
 from t2iprobe.cli.commands import capture, check_adapter, report, sites, store, study, view
 from t2iprobe.cli.commands import plugins as plugins_command
+from t2iprobe.cli.help import brief
 from t2iprobe.cli.home import print_home
 from t2iprobe.cli.studies import RUNS
 from t2iprobe.registry.manager import Plugins
@@ -42,6 +43,7 @@ def build(plugins: Plugins | None = None) -> typer.Typer:
     app.add_typer(store.app, name="store")
     app.add_typer(study.app, name="study")
     app.command("view")(view.view)
+    brief(app)
     return app
 
 

@@ -13,10 +13,11 @@ import typer
 from pydantic.fields import FieldInfo
 
 from t2iprobe.cli.commandline import quoted, typed
+from t2iprobe.cli.help import RARE, HelpAll, rare
 from t2iprobe.core.command_options import Options, extra_of, flags, is_argument, panel_of
 
 Model = TypeVar("Model", bound=Options)
-LAST = "Run"  # the last heading of the help
+ARGUMENTS, LAST = "Arguments", "Run"  # the first and the last heading of the help
 KINDS = {int: "INTEGER", float: "NUMBER", Path: "PATH"}  # names of value types in the help
 WIDTH = 13  # longest list of choices that the help shows in the column of types
 TYPED = ("COMMANDLINE", "ENVIRONMENT")  # sources of values that the user gave
@@ -34,12 +35,18 @@ def takes(kind: type[Model]) -> Callable[[Callable[[Model, typer.Context], None]
         def command(context: typer.Context, **values: Any) -> None:
             from t2iprobe.core.runs.provenance import commanded, portable
 
+            values.pop("help_all", None)
             with commanded(quoted(portable(typed(context)))):
                 body(kind.from_shell(_given(context, values)), context)
 
         first = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
-        ordered = sorted(kind.model_fields.items(), key=lambda one: _place(kind, *one))
-        rest = [_parameter(kind, name, field) for name, field in ordered]
+        groups = _groups(kind)
+        rest = [_parameter(kind, name, kind.model_fields[name]) for names in groups.values() for name in names]
+        if rare_ones := rare({group: names for group, names in groups.items() if group not in (ARGUMENTS, LAST)}):
+            setattr(command, RARE, rare_ones)
+            rest.append(
+                inspect.Parameter("help_all", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=HelpAll)
+            )
         signature = inspect.Signature([first, *rest])
         command.__signature__ = signature  # type: ignore[attr-defined]
         command.__annotations__ = {one.name: one.annotation for one in signature.parameters.values()}
@@ -48,9 +55,21 @@ def takes(kind: type[Model]) -> Callable[[Callable[[Model, typer.Context], None]
     return wrap
 
 
-def _place(kind: type[Options], name: str, field: FieldInfo) -> int:
-    """The sort key of an option: arguments come first, options for starting a run and printing it last."""
-    return 0 if is_argument(field) else 2 if panel_of(kind, name) == LAST else 1
+def _groups(kind: type[Options]) -> dict[str, list[str]]:
+    """Names of the options by heading: arguments first, options for starting a run and printing it last.
+
+    In the command's own group, what only this command has comes before what it shares with others.
+    """
+    groups: dict[str, list[str]] = {ARGUMENTS: []}
+    for name, field in kind.model_fields.items():
+        groups.setdefault(ARGUMENTS if is_argument(field) else panel_of(kind, name), []).append(name)
+    groups.get(kind.panel, []).sort(key=lambda name: _depth(kind, name))
+    return groups | ({LAST: groups.pop(LAST)} if LAST in groups else {})
+
+
+def _depth(kind: type[Options], name: str) -> int:
+    """How many classes up an option is declared."""
+    return next(depth for depth, one in enumerate(kind.__mro__) if name in vars(one).get("__annotations__", {}))
 
 
 def _given(context: typer.Context, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,6 +39,12 @@ class EditOptions(
     """The options of ``t2iprobe edit``."""
 
     panel: ClassVar[str] = "Edit"
+    method: Names = option(
+        (),
+        help="Editing method; default: localized; repeatable, or comma-separated. `list` lists them, `all` is every "
+        "one. prompt-swap, the clean target, is always measured.",
+    )
+    set: Settings = option({}, help="Setting of a method, NAME=VALUE or METHOD.NAME=VALUE; repeatable.")
     preset: str | None = option(None, help="A paper's settings: iclr2025, which needs --arch (sdxl, sd3 or if).")
     target: str | None = option(None, help="Prompt with the new text.")
     limit: int | None = option(
@@ -60,12 +66,6 @@ class EditOptions(
         help="First edited denoising step, counted from the noise; 0 edits all. Several, such as 0,4, are compared. "
         "The paper's t_s counts the remaining steps: with 50 steps, t_s = 46 is 4 here.",
     )
-    method: Names = option(
-        (),
-        help="Editing method; default: localized; repeatable, or comma-separated. `list` lists them, `all` is every "
-        "one. prompt-swap, the clean target, is always measured.",
-    )
-    set: Settings = option({}, help="Setting of a method, NAME=VALUE or METHOD.NAME=VALUE; repeatable.")
     edit_lora: Path | None = option(None, help=f"LoRA for the method {LORA}: a folder or file.")
     text_box: str = option(
         "ocr",
