@@ -1,7 +1,7 @@
 """Makes the images of a page again: ``python docs/_site/images.py docs/gallery.md``.
 
 An image of a page is preceded by a comment that says which file of a run folder it is. The command lines above it are
-run in one temporary folder for the whole page, each once, and the file is made small: few colours, at most 1,100
+run in one temporary folder for the whole page, each once, and the file is made small: 256 colours, at most 1,100
 pixels wide.
 """
 
@@ -48,7 +48,7 @@ def small(source: Path, place: Path) -> None:
         image = opened.convert("RGB")
     image.thumbnail((WIDEST, image.height), Image.Resampling.LANCZOS)
     place.parent.mkdir(exist_ok=True)
-    image.quantize(64, dither=Image.Dither.NONE).save(place, optimize=True)
+    image.quantize(256, dither=Image.Dither.NONE).save(place, optimize=True)
     print(f"{place}: {place.stat().st_size:,} bytes")
 
 

@@ -54,7 +54,7 @@ def page(notebook: dict[str, Any], name: str) -> str:
 def cells(source: str) -> Iterator[tuple[str, str]]:
     """The title and the code of each cell of a script in the percent format."""
     about, *rest = re.split(r"^# %% ", source, flags=re.MULTILINE)
-    yield about.strip().strip('"'), ""
+    yield about.strip().strip('".'), ""
     for cell in rest:
         title, _, code = cell.partition("\n")
         yield title, code.strip()

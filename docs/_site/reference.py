@@ -113,7 +113,7 @@ def options(params: Iterable[Any], written: str = "") -> str:
         parts.append(
             "\n".join([heading, "", "| option | takes | default | what it does |", "|---|---|---|---|", *rows])
         )
-    return "\n\n".join(parts)
+    return '<div class="options" markdown>\n\n' + "\n\n".join(parts) + "\n\n</div>"
 
 
 def cells(param: Any, written: str) -> tuple[str, str, str, str]:
