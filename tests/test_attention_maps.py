@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from t2iprobe.api import load
 from t2iprobe.architectures.deepfloyd import DeepFloydIF
 from t2iprobe.architectures.kolors import Kolors
 from t2iprobe.architectures.sd3 import SD3
@@ -61,6 +62,13 @@ def test_a_wildcard_leaves_patterns_out_unless_it_names_them(sd3: Model) -> None
 )
 def test_the_tokens_of_a_word_are_found_by_trying(family: type[SD3], places: tuple[int, ...]) -> None:
     assert word_tokens(Model(family.tiny(), family()), PROMPT, "dog") == places
+
+
+def test_a_tokenizer_may_write_the_prompt_otherwise_before_it_cuts_it() -> None:
+    model = load("tiny-sd3")  # which reads "an" as "a"
+    assert word_tokens(model, 'an orange sign that says "DOG"', "sign") == word_tokens(
+        model, 'a red sign that says "DOG"', "sign"
+    )
 
 
 def test_a_word_is_not_a_part_of_another(sd3: Model) -> None:

@@ -9,11 +9,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from shell import invoke
 
 import t2iprobe as t2i
+from t2iprobe.core.attention_maps import word_maps
 from t2iprobe.core.errors import ConfigError, RunExistsError
 from t2iprobe.registry.manager import Plugins
 from t2iprobe.viewer.explorer.offers import offers, patterns
@@ -22,7 +24,7 @@ from t2iprobe.viewer.explorer.script import Command, command, python
 from t2iprobe.viewer.explorer.studio import Drawing, Studio
 from t2iprobe.viewer.explorer.studios import Studios, SupersededError
 
-PAIR = {"source": 'a red framed sign that says "OPEN"', "target": 'a red framed sign that says "SHUT"', "num_steps": 3}
+PAIR: dict[str, Any] = {"source": 'a red framed sign that says "OPEN"', "target": 'a red framed sign that says "SHUT"', "num_steps": 3}
 ROW = 3 * 2  # denoiser rows of a picture: steps and branches of guidance
 
 
@@ -175,6 +177,18 @@ def test_a_saved_scene_is_a_run(sd3: t2i.Model, tmp_path: Path, monkeypatch: pyt
     assert Image.open(path / "pictures" / "result.png").tobytes() == pixels
     with pytest.raises(RunExistsError):
         save(studio, scene(cells="7:0-2"), path, plugins, {}, lambda *step: None)
+
+
+def test_a_word_lights_up_where_the_chosen_layers_read_it(model: t2i.Model) -> None:
+    studio = Studio(model)
+    maps = studio.attention(scene(cells="6:0-2", heads=(0,)), "open")
+    assert list(maps) == ["source"] and maps["source"].image.size == (32, 32)
+    wanted = word_maps(model, PAIR["source"], "open", num_steps=3).combined(layers=[6], heads=[0])[0].clamp(min=0)
+    grey = np.asarray(maps["source"].image, np.float32) / 255
+    assert np.allclose(grey, wanted / wanted.max(), atol=1 / 255)
+    assert list(studio.attention(scene(), "sign")) == ["source", "target"]
+    with pytest.raises(ConfigError, match="neither prompt has the word 'bird'"):
+        studio.attention(scene(), "bird")
 
 
 def test_a_later_request_takes_the_place_of_an_earlier_one() -> None:

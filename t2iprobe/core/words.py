@@ -75,8 +75,14 @@ def _spelt(tokenizer: Any, ids: list[int], prompt: str, start: int, stop: int) -
     """Places in ``ids`` whose tokens overlap characters ``start`` to ``stop`` of the prompt; spaces do not count."""
     if tokenizer is None:
         return []
-    pieces = [_plain(tokenizer.decode([one]).removeprefix("##")) for one in ids]  # WordPiece's mark
-    before, until = _plain(prompt[:start]), _plain(prompt[:stop])
+
+    def read(numbers: list[int]) -> list[str]:
+        return [_plain(tokenizer.decode([one]).removeprefix("##")) for one in numbers]  # WordPiece's mark
+
+    # tokenizers may write a text otherwise before they cut it, so that both sides are compared as tokens
+    heads = (tokenizer(prompt[:end], add_special_tokens=False).input_ids for end in (start, stop))
+    before, until = ("".join(read(list(head))) for head in heads)
+    pieces = read(ids)
     begin = "".join(pieces).rfind(until)
     if begin < 0:
         return []

@@ -11,9 +11,11 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from PIL.Image import Image
+import torch
+from PIL.Image import Image, fromarray
 from torch import Tensor
 
+from t2iprobe.core.attention_maps import word_maps
 from t2iprobe.core.cache import ActivationCache, Key
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.interventions import patch
@@ -22,7 +24,7 @@ from t2iprobe.core.names import choice
 from t2iprobe.core.runs.files import encoded
 from t2iprobe.viewer.explorer.edits import Part, interventions, parts_of
 from t2iprobe.viewer.explorer.offers import Offer, offers
-from t2iprobe.viewer.explorer.scene import Scene
+from t2iprobe.viewer.explorer.scene import Scene, cells_of
 
 DONORS = 2_000_000_000  # bytes of activations that are kept to patch from
 KEPT = 64  # pictures
@@ -153,6 +155,7 @@ class Studio:
         self.model, self.offers, self._most = model, offers(model), most
         self._pictures = Recent(KEPT)
         self._donors = Recent(most, lambda cache: cache.nbytes)
+        self._maps = Recent(most, lambda maps: sum(one.nbytes for one in maps.maps.values()))
         self._too_large: set[str] = set()
         self._rows = 0
 
@@ -180,6 +183,22 @@ class Studio:
         return Drawing(
             source, target, result, parts, beside, self._rows - before, round(time.perf_counter() - began, 3)
         )
+
+    def attention(
+        self, scene: Scene, word: str, on_step: OnStep = lambda what, step, steps: None
+    ) -> dict[str, Picture]:
+        """Where a word is read in the pictures of the prompts that have it, in grey, by the picture's name.
+
+        The mean over the chosen layers, steps and heads of the unchanged runs, or over all of them.
+
+        Raises:
+            ConfigError: no prompt has the word, or the model has no such maps.
+        """
+        prompts = {which: getattr(scene, which) or "" for which in ("source", "target")}
+        having = {which: prompt for which, prompt in prompts.items() if word.casefold() in prompt.casefold()}
+        if not having:
+            raise ConfigError(f"neither prompt has the word {word!r}")
+        return {which: self._map(scene, prompt, word, which, on_step) for which, prompt in having.items()}
 
     def read(self, scene: Scene) -> tuple[Offer, list[Part]]:
         """What is exchanged in a scene, and where.
@@ -248,17 +267,35 @@ class Studio:
         rows = ["source", "target"] if beside else ["source"]
         return self._pictures.put(scene, self._run(scene, rows, "result", on_step, rows=[0], interventions=edits))
 
+    def _map(self, scene: Scene, prompt: str, word: str, which: str, on_step: OnStep) -> Picture:
+        key = (word, *_clean_key(scene, prompt))
+        if (maps := self._maps.find(key)) is None:
+            settings, progress = self._settings(scene), self._progress(scene, f"attention in the {which}", on_step)
+            maps = self._maps.put(key, word_maps(self.model, prompt, word, on_step=progress, **settings))
+        cells = cells_of(scene.cells)
+        layers = [layer for layer in cells if layer in maps.maps] or list(maps.maps)
+        steps = sorted({step for chosen in cells.values() for step in chosen}) or None
+        heads = scene.heads if max(scene.heads, default=0) < min(maps.maps[layer].shape[2] for layer in layers) else ()
+        found = maps.combined(layers=layers, steps=steps, heads=heads or None)[0].clamp(min=0)
+        grey = (255 * found / found.max().clamp(min=1e-12)).round().to(torch.uint8)
+        return self._pictures.put((key, scene), Picture(fromarray(grey.numpy())))
+
     def _run(self, scene: Scene, prompts: Sequence[str], what: str, on_step: OnStep, **more: Any) -> Picture:
-        settings: dict[str, Any] = {"seed": scene.seed, "num_steps": scene.num_steps, "guidance": scene.guidance}
-        steps = self.model.steps(scene.num_steps)
         run = self.model.run(
             [getattr(scene, one) for one in prompts],
-            **settings,
+            **self._settings(scene),
             **more,
-            on_step=lambda rows, step: on_step(what, min(step, steps), steps),
+            on_step=self._progress(scene, what, on_step),
         )
         self._rows += run.denoiser_rows
         return Picture(run.images[0])
+
+    def _settings(self, scene: Scene) -> dict[str, Any]:
+        return {"seed": scene.seed, "num_steps": scene.num_steps, "guidance": scene.guidance}
+
+    def _progress(self, scene: Scene, what: str, on_step: OnStep) -> Callable[[int, int], None]:
+        steps = self.model.steps(scene.num_steps)
+        return lambda rows, step: on_step(what, min(step, steps), steps)
 
 
 def _difference(one: Image, other: Image) -> float:
@@ -266,5 +303,5 @@ def _difference(one: Image, other: Image) -> float:
     return round(float(np.sqrt(np.mean((a - b) ** 2))), 4)
 
 
-def _clean_key(scene: Scene, prompt: str | None) -> Hashable:
+def _clean_key(scene: Scene, prompt: str | None) -> tuple[Hashable, ...]:
     return prompt, scene.seed, scene.num_steps, scene.guidance

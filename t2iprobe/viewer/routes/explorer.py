@@ -70,6 +70,17 @@ async def draw(request: Request) -> Response:
     return _lines(request, asked.page, asked.model, work)
 
 
+async def attention(request: Request) -> Response:
+    """Where a word of the prompts is read, as lines of JSON like those of :func:`draw`."""
+    asked = await _asked(request)
+
+    def work(studio: Studio, on_step: OnStep) -> Mapping[str, Any]:
+        found = studio.attention(asked.scene, asked.word, on_step)
+        return {"maps": {which: one.name for which, one in found.items()}}
+
+    return _lines(request, asked.page, asked.model, work)
+
+
 async def save(request: Request) -> Response:
     """Keep a scene as a run, as lines of JSON like those of :func:`draw`, at last with the run's name."""
     from t2iprobe.viewer.explorer.saved import save as saved
@@ -111,6 +122,9 @@ def _facts(studio: Studio, scene: Scene, drawing: Drawing, loading: Mapping[str,
     }
 
 
+ASKED = "page", "model", "name", "word"
+
+
 class Asked:
     """What a page asks for: a scene of a model.
 
@@ -121,7 +135,7 @@ class Asked:
     def __init__(self, body: Any, studios: Studios) -> None:
         if not isinstance(body, dict) or not isinstance(body.get("scene"), dict):
             raise ConfigError("a request has a model and a scene")
-        self.page, self.model, self.name = (str(body.get(key, "")) for key in ("page", "model", "name"))
+        self.page, self.model, self.name, self.word = (str(body.get(key, "")) for key in ASKED)
         self.scene = Scene(**body["scene"])
         self.loading = studios.loading.get(self.model, {})
 
@@ -172,6 +186,7 @@ ROUTES = [
     Route("/explore", show),
     Route("/api/explore/board", board),
     Route("/api/explore/draw", draw, methods=["POST"]),
+    Route("/api/explore/attention", attention, methods=["POST"]),
     Route("/api/explore/save", save, methods=["POST"]),
     Route("/api/explore/pictures/{name}.png", picture),
 ]

@@ -60,14 +60,37 @@ export class Board {
 
   build() {
     const every = this.steps > 24 ? 5 : 1;
-    const label = (row, column, text, words) => element("button", { type: "button", tabindex: -1, "data-row": row, "data-column": column, "aria-label": words }, text);
-    const head = Array.from({ length: this.steps }, (_, step) => element("th", { scope: "col" }, label(-1, step, step % every ? "·" : `${step}`, `step ${step} in all layers`)));
+    const label = (row, column, text, words) =>
+      element(
+        "button",
+        { type: "button", tabindex: -1, "data-row": row, "data-column": column, "aria-label": words },
+        text,
+      );
+    const head = Array.from({ length: this.steps }, (_, step) =>
+      element("th", { scope: "col" }, label(-1, step, step % every ? "·" : `${step}`, `step ${step} in all layers`)),
+    );
     const rows = this.layers.map((layer, row) => {
-      const cells = Array.from({ length: this.steps }, (_, step) => element("td", { role: "gridcell", tabindex: -1, "data-row": row, "data-column": step, "aria-label": `layer ${layer}, step ${step}` }));
-      return element("tr", { role: "row" }, element("th", { scope: "row" }, label(row, -1, `${layer}`, `layer ${layer} at all steps`)), cells);
+      const cells = Array.from({ length: this.steps }, (_, step) =>
+        element("td", {
+          role: "gridcell",
+          tabindex: -1,
+          "data-row": row,
+          "data-column": step,
+          "aria-label": `layer ${layer}, step ${step}`,
+        }),
+      );
+      return element(
+        "tr",
+        { role: "row" },
+        element("th", { scope: "row" }, label(row, -1, `${layer}`, `layer ${layer} at all steps`)),
+        cells,
+      );
     });
     const corner = element("th", {}, label(-1, -1, "all", "all cells"));
-    this.table.replaceChildren(element("thead", {}, element("tr", { role: "row" }, corner, head)), element("tbody", {}, rows));
+    this.table.replaceChildren(
+      element("thead", {}, element("tr", { role: "row" }, corner, head)),
+      element("tbody", {}, rows),
+    );
     this.at = [Math.min(this.at[0], this.layers.length - 1), Math.min(this.at[1], this.steps - 1)];
     this.part(...this.at).tabIndex = 0;
   }
@@ -95,7 +118,8 @@ export class Board {
       const layer = this.layers[row];
       if (!this.able.has(layer)) continue;
       const steps = new Set(this.cells.get(layer));
-      for (let column = Math.min(left, right); column <= Math.max(left, right); column += 1) on ? steps.add(column) : steps.delete(column);
+      for (let column = Math.min(left, right); column <= Math.max(left, right); column += 1)
+        on ? steps.add(column) : steps.delete(column);
       steps.size ? this.cells.set(layer, steps) : this.cells.delete(layer);
     }
   }
@@ -161,14 +185,24 @@ export class Board {
   }
 
   key(event) {
-    const moves = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1], Home: [0, -this.steps], End: [0, this.steps] };
+    const moves = {
+      ArrowUp: [-1, 0],
+      ArrowDown: [1, 0],
+      ArrowLeft: [0, -1],
+      ArrowRight: [0, 1],
+      Home: [0, -this.steps],
+      End: [0, this.steps],
+    };
     const [row, column] = this.at;
     if (event.key === " " || event.key === "Enter") {
       if (row >= 0 && column >= 0) this.toggle(this.at, this.at);
       else this.label(this.part(row, column));
     } else if (event.key in moves) {
       const [down, right] = moves[event.key];
-      const to = [Math.min(Math.max(row + down, -1), this.layers.length - 1), Math.min(Math.max(column + right, event.shiftKey ? 0 : -1), this.steps - 1)];
+      const to = [
+        Math.min(Math.max(row + down, -1), this.layers.length - 1),
+        Math.min(Math.max(column + right, event.shiftKey ? 0 : -1), this.steps - 1),
+      ];
       this.focus(...to);
       if (event.shiftKey && row >= 0 && column >= 0 && to[0] >= 0) {
         const before = textOf(this.cells);

@@ -2,8 +2,19 @@
 import { Board, cellsOf, textOf } from "./board.js";
 import { announce, at, element, find, place } from "./common.js";
 
-const DEFAULTS = { what: "text", cells: "", mode: "patch", factor: "2", heads: "", branch: "both", num_steps: "", guidance: "" };
+const DEFAULTS = {
+  what: "text",
+  cells: "",
+  mode: "patch",
+  factor: "2",
+  heads: "",
+  branch: "both",
+  num_steps: "",
+  guidance: "",
+  word: "",
+};
 const FIELDS = ["source", "target", "seed", "num_steps", "guidance"];
+const MAPPED = ["source", "target"]; // pictures over which a word is shown
 const SIDES = ["source", "result", "target"];
 const SMALL = 96; // pixels: such pictures are shown with sharp pixels
 const page = Math.random().toString(36).slice(2); // a later request of this page takes the place of an earlier one
@@ -38,7 +49,11 @@ async function follow() {
   fill();
   if (!choices || before.model !== scene.model || before.num_steps !== scene.num_steps) {
     const other = before.model !== scene.model;
-    choices = await lines(at("/api/explore/board", { page, model: scene.model, num_steps: scene.num_steps }), {}, other ? `loading ${scene.model}` : "");
+    choices = await lines(
+      at("/api/explore/board", { page, model: scene.model, num_steps: scene.num_steps }),
+      {},
+      other ? `loading ${scene.model}` : "",
+    );
     if (!choices) return;
     if (!scene.source && choices.examples.length) {
       scene = { ...scene, ...texts(choices.examples[0]) };
@@ -48,16 +63,37 @@ async function follow() {
   }
   if (!scene.source) return say("Write a source prompt to begin.");
   const found = await lines("/api/explore/draw", request({}), "");
-  if (found) show(found);
+  if (!found) return;
+  show(found);
+  await light();
+}
+
+// darkens source and target where a word of their prompt is not read
+async function light() {
+  const found = scene.word
+    ? await lines("/api/explore/attention", request({ word: scene.word }), "attention")
+    : { maps: {} };
+  for (const side of MAPPED) {
+    const canvas = find(`map-${side}`);
+    const name = found?.maps[side];
+    canvas.hidden = !name;
+    if (name) paint(canvas, await pixels(name), (data, at) => [0, 0, 0, 0.85 * (255 - data[at])]);
+  }
+  if (drawn) cost(drawn);
 }
 
 const texts = (pair) => Object.fromEntries(Object.entries(pair).map(([name, value]) => [name, String(value)]));
 
 function request(more) {
-  const { model, ...rest } = scene;
+  const { model, word, ...rest } = scene;
   const given = Object.entries(rest).filter(([name, value]) => value !== "" && !(name === "heads" && !hasHeads()));
   const numbers = ["seed", "num_steps", "guidance", "factor"];
-  const body = { page, model, scene: Object.fromEntries(given.map(([name, value]) => [name, numbers.includes(name) ? Number(value) : value])), ...more };
+  const body = {
+    page,
+    model,
+    scene: Object.fromEntries(given.map(([name, value]) => [name, numbers.includes(name) ? Number(value) : value])),
+    ...more,
+  };
   return { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
 }
 
@@ -70,7 +106,7 @@ async function lines(path, options, words) {
     const answer = await fetch(path, { ...options, signal: mine.signal });
     if (!answer.ok) throw new Error((await answer.json()).error);
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-    for (let rest = ""; ; ) {
+    for (let rest = ""; ;) {
       const { value, done } = await reader.read();
       if (done) throw new Error("The answer broke off; is t2iprobe view still running?");
       const parts = (rest + value).split("\n");
@@ -86,7 +122,8 @@ async function lines(path, options, words) {
       }
     }
   } catch (error) {
-    if (error.name !== "AbortError") say(error.name === "TypeError" ? "The viewer does not answer; is t2iprobe view still running?" : error.message);
+    if (error.name !== "AbortError")
+      say(error.name === "TypeError" ? "The viewer does not answer; is t2iprobe view still running?" : error.message);
     return null;
   } finally {
     if (asking === mine) busy("");
@@ -111,8 +148,12 @@ function say(text) {
 function fill() {
   find("model").value = scene.model;
   for (const name of FIELDS) find(name).value = scene[name] ?? "";
-  for (const name of ["mode", "branch"]) for (const input of find(name).querySelectorAll("[type=radio]")) input.checked = input.value === scene[name];
+  for (const name of ["mode", "branch"])
+    for (const input of find(name).querySelectorAll("[type=radio]")) input.checked = input.value === scene[name];
   find("factor").value = scene.factor;
+  find("word").value = scene.word;
+  const words = new Set(`${scene.source ?? ""} ${scene.target ?? ""}`.match(/[\p{L}\p{N}]+/gu));
+  find("words").replaceChildren(...[...words].map((word) => element("option", { value: word })));
   find("factor").hidden = scene.mode !== "scale";
   if (!choices) return;
   const { offers, steps, guided, defaults } = choices;
@@ -120,10 +161,20 @@ function fill() {
   find("guidance").placeholder = defaults.guidance ?? "";
   find("branch").hidden = !guided;
   if (find("what").options.length !== offers.length || find("what").options[1]?.value !== offers[1]?.name) {
-    find("what").replaceChildren(...offers.map((offer) => element("option", { value: offer.name }, offer.name === "text" ? offer.title : `${offer.title} (${offer.name})`)));
+    find("what").replaceChildren(
+      ...offers.map((offer) =>
+        element(
+          "option",
+          { value: offer.name },
+          offer.name === "text" ? offer.title : `${offer.title} (${offer.name})`,
+        ),
+      ),
+    );
   }
   find("what").value = scene.what;
-  const layers = [...new Set(offers.flatMap((one) => Object.keys(one.heads).map(Number)))].sort((one, other) => one - other);
+  const layers = [...new Set(offers.flatMap((one) => Object.keys(one.heads).map(Number)))].sort(
+    (one, other) => one - other,
+  );
   board.show({ layers, steps, able: Object.keys(offer()?.heads ?? {}).map(Number), cells: cellsOf(scene.cells) });
   fillHeads();
 }
@@ -141,7 +192,11 @@ function fillHeads() {
   const chosen = new Set(scene.heads.split(",").filter(Boolean).map(Number));
   const count = headCount();
   const box = (text, checked, onchange) => {
-    const input = element("input", { type: "checkbox", onchange, "aria-label": text === "all" ? "all heads" : `head ${text}` });
+    const input = element("input", {
+      type: "checkbox",
+      onchange,
+      "aria-label": text === "all" ? "all heads" : `head ${text}`,
+    });
     input.checked = checked;
     return element("label", {}, input, element("span", {}, text));
   };
@@ -152,7 +207,11 @@ function fillHeads() {
   const heads = Array.from({ length: count }, (_, head) => box(`${head}`, chosen.has(head), () => toggled(head)));
   const focused = [...find("heads").querySelectorAll("input")].indexOf(document.activeElement);
   find("heads").hidden = !count;
-  find("heads").replaceChildren(element("legend", {}, "attention heads"), box("all", !chosen.size, () => (chosen.size ? change({ heads: "" }) : fillHeads())), ...heads);
+  find("heads").replaceChildren(
+    element("legend", {}, "attention heads"),
+    box("all", !chosen.size, () => (chosen.size ? change({ heads: "" }) : fillHeads())),
+    ...heads,
+  );
   if (focused >= 0) find("heads").querySelectorAll("input")[focused]?.focus();
 }
 
@@ -162,14 +221,22 @@ function show(found) {
   for (const side of SIDES) {
     const image = find(`picture-${side}`);
     const name = found.pictures[side];
-    image.alt = { source: `picture of: ${scene.source}`, target: `picture of: ${scene.target}`, result: `the source's picture, changed: ${found.sentence}` }[side];
+    image.alt = {
+      source: `picture of: ${scene.source}`,
+      target: `picture of: ${scene.target}`,
+      result: `the source's picture, changed: ${found.sentence}`,
+    }[side];
     name ? (image.src = pictureAt(name)) : image.removeAttribute("src");
   }
   const percent = (share) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)}\u202f%`;
-  find("moved").textContent = Object.entries(found.moved).map(([side, share]) => `${percent(share)} from the ${side}`).join(", ");
+  find("moved").textContent = Object.entries(found.moved)
+    .map(([side, share]) => `${percent(share)} from the ${side}`)
+    .join(", ");
   find("moved").title = "root mean square difference of the pixels";
-  find("sentence").textContent = scene.cells ? `${found.sentence}.` : "Nothing is changed yet: choose cells on the board.";
-  find("cost").textContent = found.rows ? `${found.rows} denoiser rows, ${found.seconds.toFixed(1)} s` : "nothing had to run";
+  find("sentence").textContent = scene.cells
+    ? `${found.sentence}.`
+    : "Nothing is changed yet: choose cells on the board.";
+  cost(found);
   find("python").textContent = found.python;
   find("command").textContent = found.command;
   find("file").textContent = found.file && `The picture is ${found.file} in its run folder.`;
@@ -177,6 +244,10 @@ function show(found) {
   find("copy-command").title = found.missing;
   announce(`${scene.cells ? found.sentence : "Drawn"}. ${find("moved").textContent}`);
   if (find("differ").ariaPressed === "true") differ();
+}
+
+function cost({ rows, seconds }) {
+  find("cost").textContent = rows ? `${rows} denoiser rows, ${seconds.toFixed(1)} s` : "nothing had to run";
 }
 
 const pictureAt = (name) => `/api/explore/pictures/${name}.png`;
@@ -187,14 +258,20 @@ async function differ() {
   find("difference").hidden = !on;
   if (!on || !drawn) return;
   const [one, other] = await Promise.all(["result", "source"].map((side) => pixels(drawn.pictures[side])));
-  const canvas = find("difference");
-  Object.assign(canvas, { width: one.width, height: one.height });
-  canvas.classList.toggle("small", one.width <= SMALL);
-  const map = new ImageData(one.width, one.height);
-  const strength = Float32Array.from({ length: one.width * one.height }, (_, index) => [0, 1, 2].reduce((sum, channel) => sum + Math.abs(one.data[4 * index + channel] - other.data[4 * index + channel]), 0));
-  const most = Math.max(strength.reduce((best, value) => Math.max(best, value), 0), 24);
-  strength.forEach((value, index) => map.data.set([255, 255, 255, 255].map((channel, place) => (place < 3 ? (channel * value) / most : 255)), 4 * index));
-  canvas.getContext("2d").putImageData(map, 0, 0);
+  const apart = (place) =>
+    [0, 1, 2].reduce((sum, channel) => sum + Math.abs(one.data[place + channel] - other.data[place + channel]), 0);
+  let most = 24; // a difference that is hardly seen stays dark
+  for (let place = 0; place < one.data.length; place += 4) most = Math.max(most, apart(place));
+  paint(find("difference"), one, (data, place) => [...Array(3).fill((255 * apart(place)) / most), 255]);
+}
+
+// fills a canvas with a colour for each pixel of a picture
+function paint(canvas, { data, width, height }, colour) {
+  Object.assign(canvas, { width, height });
+  canvas.classList.toggle("small", width <= SMALL);
+  const painted = new ImageData(width, height);
+  for (let place = 0; place < data.length; place += 4) painted.data.set(colour(data, place), place);
+  canvas.getContext("2d").putImageData(painted, 0, 0);
 }
 
 async function pixels(name) {
@@ -225,20 +302,32 @@ async function copy(text, what, id) {
 async function save() {
   const name = find("name").value;
   const found = await lines("/api/explore/save", request({ name }), "saving");
-  if (found) find("said").replaceChildren("Saved as ", element("a", { href: at("/run", { run: found.run }) }, found.run), ".");
-  if (drawn) find("cost").textContent = "";
+  if (found)
+    find("said").replaceChildren("Saved as ", element("a", { href: at("/run", { run: found.run }) }, found.run), ".");
+  if (drawn) cost(drawn);
 }
 
-for (const name of FIELDS) find(name).addEventListener("change", () => find("pair").reportValidity() && change({ [name]: find(name).value.trim() }));
+for (const name of FIELDS)
+  find(name).addEventListener(
+    "change",
+    () => find("pair").reportValidity() && change({ [name]: find(name).value.trim() }),
+  );
 find("pair").addEventListener("submit", (event) => event.preventDefault());
-find("model").addEventListener("change", () => change({ ...DEFAULTS, source: "", target: "", seed: "0", model: find("model").value }));
+find("model").addEventListener("change", () =>
+  change({ ...DEFAULTS, source: "", target: "", seed: "0", model: find("model").value }),
+);
 find("another").addEventListener("click", () => {
   const pairs = choices?.examples ?? [];
   const now = pairs.findIndex((pair) => pair.source === scene.source && pair.target === scene.target);
   if (pairs.length) change(texts(pairs[(now + 1) % pairs.length]));
 });
-for (const name of ["mode", "branch"]) find(name).addEventListener("change", (event) => event.target.type === "radio" && change({ [name]: event.target.value }));
+for (const name of ["mode", "branch"])
+  find(name).addEventListener(
+    "change",
+    (event) => event.target.type === "radio" && change({ [name]: event.target.value }),
+  );
 find("factor").addEventListener("change", () => find("factor").value && change({ factor: find("factor").value }));
+find("word").addEventListener("change", () => change({ word: find("word").value.trim() }));
 find("what").addEventListener("change", () => {
   const layers = choices.offers.find((one) => one.name === find("what").value).heads;
   const kept = new Map([...cellsOf(scene.cells)].filter(([layer]) => layer in layers));
@@ -251,7 +340,8 @@ find("copy-command").addEventListener("click", () => copy(drawn?.command ?? "", 
 find("copy-link").addEventListener("click", () => copy(location.href, "The link", ""));
 find("save").addEventListener("click", () => {
   const now = new Date();
-  find("name").value = `explore-${scene.model.replace(/[^A-Za-z0-9]+/g, "-")}-${now.toTimeString().slice(0, 8).replaceAll(":", "")}`;
+  find("name").value =
+    `explore-${scene.model.replace(/[^A-Za-z0-9]+/g, "-")}-${now.toTimeString().slice(0, 8).replaceAll(":", "")}`;
   find("saving").showModal();
 });
 find("saving").addEventListener("close", () => find("saving").returnValue === "save" && save());
@@ -267,8 +357,16 @@ function hold(on) {
   if (on) find("difference").hidden = true;
   else differ();
 }
-for (const event of ["pointerdown", "keydown"]) find("hold").addEventListener(event, (pressed) => (!pressed.key || [" ", "Enter"].includes(pressed.key)) && hold(true));
-for (const event of ["pointerup", "pointercancel", "pointerleave", "keyup", "blur"]) find("hold").addEventListener(event, () => hold(false));
-for (const side of SIDES) find(`picture-${side}`).addEventListener("load", (event) => event.target.classList.toggle("small", event.target.naturalWidth <= SMALL));
+for (const event of ["pointerdown", "keydown"])
+  find("hold").addEventListener(
+    event,
+    (pressed) => (!pressed.key || [" ", "Enter"].includes(pressed.key)) && hold(true),
+  );
+for (const event of ["pointerup", "pointercancel", "pointerleave", "keyup", "blur"])
+  find("hold").addEventListener(event, () => hold(false));
+for (const side of SIDES)
+  find(`picture-${side}`).addEventListener("load", (event) =>
+    event.target.classList.toggle("small", event.target.naturalWidth <= SMALL),
+  );
 addEventListener("popstate", follow);
 follow();
