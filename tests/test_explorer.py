@@ -24,7 +24,11 @@ from t2iprobe.viewer.explorer.script import Command, command, python
 from t2iprobe.viewer.explorer.studio import Drawing, Studio
 from t2iprobe.viewer.explorer.studios import Studios, SupersededError
 
-PAIR: dict[str, Any] = {"source": 'a red framed sign that says "OPEN"', "target": 'a red framed sign that says "SHUT"', "num_steps": 3}
+PAIR: dict[str, Any] = {
+    "source": 'a red framed sign that says "OPEN"',
+    "target": 'a red framed sign that says "SHUT"',
+    "num_steps": 3,
+}
 ROW = 3 * 2  # denoiser rows of a picture: steps and branches of guidance
 
 

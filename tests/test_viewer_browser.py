@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 import simulation
@@ -195,3 +196,38 @@ def test_a_phone_scrolls_down_only(page: Any) -> None:
         page.goto(path)
         page.wait_for_selector(".state")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
+
+
+def test_the_picture_follows_the_cells(page: Any, runs: Path) -> None:
+    def done(words: str) -> str:
+        page.locator("#sentence").filter(has_text=words).wait_for()
+        return str(page.locator("#picture-result").get_attribute("src"))
+
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.goto("/explore#" + urlencode({"source": 'a red sign "OPEN"', "target": 'a red sign "SHUT"', "num_steps": 3}))
+    plain = done("Nothing is changed")
+    page.locator('[aria-label="layer 6, step 0"]').drag_to(page.locator('[aria-label="layer 6, step 2"]'))
+    dragged = done("in layer 6 at all steps")
+    assert plain != dragged and page.locator("#board [aria-selected=true]").count() == 3
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Space")
+    assert done("layer 7 at step 0") != dragged
+    page.click("#undo")
+    assert done("in layer 6 at all steps.") == dragged
+    page.reload()
+    assert done("in layer 6 at all steps.") == dragged
+    page.click("#copy-python")
+    page.locator("#said").filter(has_text="copied").wait_for()
+    assert "t2i.patch(donor, 'blocks.6.joint_attn.[kv]')" in page.evaluate("navigator.clipboard.readText()")
+    page.fill("#word", "shut")
+    page.press("#word", "Enter")
+    page.wait_for_selector("#map-target:not([hidden])")
+    page.fill("#word", "bird")
+    page.press("#word", "Enter")
+    page.locator("#error").filter(has_text="neither prompt has the word 'bird'").wait_for()
+    page.click("#save")
+    page.fill("#name", "tried")
+    page.click("#saving button[value=save]")
+    page.wait_for_selector("#said a")
+    assert (runs / "tried/result.json").is_file()
+    shutil.rmtree(runs / "tried")
