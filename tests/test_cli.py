@@ -328,7 +328,7 @@ def test_plugins_are_listed(call: Call) -> None:
 @pytest.mark.parametrize("arch", SHIPPED)
 def test_the_planted_layers_come_out_on_top(arch: str, concept: str, call: Call) -> None:
     # the word of tiny-sdxl is half in one layer and half in another: four pairs do not prove a half
-    layers = {"sd3-text": "4-8", "if-text": "2-6", "sdxl-text": "10-15", "sdxl-colour": "2-6", "if-colour": "0-4"}
+    layers = {"sd3-text": "5-7", "if-text": "3-5", "sdxl-text": "11-14", "sdxl-colour": "3-5", "if-colour": "1-3"}
     fewer = ["--num-steps", "4", "--limit", "8" if (arch, concept) == ("sdxl", "text") else "4"]
     fewer += ["--layers", layers[f"{arch}-{concept}"]] if f"{arch}-{concept}" in layers else []
     code, out, err = call(["patch", "--arch", arch, "--concept", concept, *fewer, "--format", "json"])

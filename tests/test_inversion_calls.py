@@ -62,7 +62,8 @@ def test_reported_planned_and_counted_calls_are_the_same(
     arch: str, methods: list[str], guidance: float, inversion_guidance: float, tmp_path: Path
 ) -> None:
     model = tiny(arch)
-    options = InvertOptions(num_steps=STEPS, guidance=guidance, inversion_guidance=inversion_guidance, batch_size=2)
+    guided = {"guidance": guidance, "inversion_guidance": inversion_guidance}
+    options = InvertOptions(num_steps=STEPS, batch_size=2, keep="ends", **guided)
     asked = InversionQuestion(sources.repeated(["a red cat"], ROWS, 3), tuple(map(parse_arm, methods)), options)
     study = InversionStudy(model, asked, INVERTERS)
     with counted(model) as seen:

@@ -112,13 +112,13 @@ def test_a_study_tells_its_total_before_its_parts(model: Path, tmp_path: Path, m
     monkeypatch.setattr(RapidOCRReader, "read", lambda self, images: [""] * len(images))
     run, loads = tmp_path / "run", Mock(wraps=session.loaded)
     monkeypatch.setattr(session, "loaded", loads)
-    outcome = invoke("study", "--model", model, "--limit", 16, "--num-steps", 3, "--device", "cpu", "--out", run)
+    given = ["--model", model, "--limit", 8, "--num-steps", 2, "--device", "cpu"]
+    outcome = invoke("study", *given, "--out", run)
     assert outcome.exit_code == 0, (outcome.output, outcome.exception)
     counts = re.findall(r"plan.*?([\d,]+) denoiser rows", " ".join(outcome.stderr.split()))
     total, *parts = (int(count.replace(",", "")) for count in counts)
     assert "plan of all parts: " in outcome.stderr and len(parts) == 5 and total == sum(parts)
     assert loads.call_count == 1
-    given = ["--model", model, "--limit", 16, "--num-steps", 3, "--device", "cpu"]
     plan = answered("study", *given, "--plan")
     assert plan["denoiser_rows"] == total == sum(part["denoiser_rows"] for part in plan["parts"])
     assert [part["part"] for part in plan["parts"][:3]] == ["inversion", "interpolation", "edits"]

@@ -92,9 +92,10 @@ def sd3(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_a_repository_draws_as_the_pipeline_it_was_saved_from(
     adapter: Any, how: dict[str, Any], tmp_path: Path
 ) -> None:
-    folder = saved(adapter.tiny(), tmp_path, **how)
+    pipeline = adapter.tiny()
+    folder = saved(pipeline, tmp_path, **how)
     sizes = {} if adapter is not Flux else {"height": 16, "width": 16}
-    own, model = Model(adapter.tiny(), adapter()), t2i.load(folder, plugins=PLUGINS)
+    own, model = Model(pipeline, adapter()), t2i.load(folder, plugins=PLUGINS)
     pictures = [pixels(one.run("a cat", num_steps=2, **sizes)) for one in (own, model)]
     assert np.abs(pictures[0] - pictures[1]).max() <= 1  # not 0: where a tensor lies in memory decides its last bit
 

@@ -61,7 +61,7 @@ class BriaFibo(ProbedAdapter):
             text_encoder=language.smollm3(16, 4, EMPTY + 1),
             tokenizer=language.chat_tokenizer(length=64),
         )
-        pipeline.default_sample_size = parts.LATENT
+        pipeline.default_sample_size = parts.LATENT // 2  # at 16 pixels a cell, most of a run would be decoding
         return pipeline
 
     def entry(self, pipeline: Pipeline) -> Iterator[Site]:

@@ -199,7 +199,7 @@ def capture(
     with ActivationWriter(where, run, layout) as writer:
         sites = [entry.name for entry in layout.entries]
         on_skip(sum(len(writer.layout.unit_rows(unit)) for unit in writer.committed))
-        if writer.todo:
+        if writer.continued and writer.todo:
             verify.sweep_up(where, run)
         for unit in writer.todo:
             with writer.unit(unit) as rows:

@@ -283,7 +283,9 @@ class ActivationWriter:
 
     def _settle(self, run: str, layout: Layout) -> labels.Captured:
         """The existing run, or a new one with this layout."""
-        if self._path not in self._root or "t2iprobe" not in self._root[self._path].attrs:
+        #: whether the run was there before, perhaps with leftovers of an interruption
+        self.continued = self._path in self._root and "t2iprobe" in self._root[self._path].attrs
+        if not self.continued:
             labels.write(self._root, self._path, layout)
         captured = labels.Captured.read(self._root, run)
         if differing := captured.layout.differences(layout):

@@ -83,7 +83,7 @@ class TrajectoryWriter(ExitStack):
             layout = Layout(sites, *self._rows, tuple(range(self._steps)), batch=self._batch)
             writer = self._writers[name] = ActivationWriter(self._where, name, layout)
             self.callback(writer.close)
-            if writer.todo:
+            if writer.continued and writer.todo:
                 verify.sweep_up(self._where, name)
         return self._writers[name]
 
