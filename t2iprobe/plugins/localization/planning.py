@@ -107,7 +107,8 @@ def _rehearsal(
     settings = question.sampling
     space = Space.of(model, settings["num_steps"])
     truth = Additive(space.layers, {layer: 1 / len(expected) for layer in expected})
-    renderer = Renderer(model, pairs, settings, question.batch_size)
+    # asked once: to look up the device takes longer than a simulated answer
+    renderer = Renderer(model, pairs, settings, model.at_once(settings, question.batch_size).rows)
     held_out = tail(len(pairs), question.held_out)
     runner = TrialRunner(
         _Rehearsal(truth, len(pairs), question.seed, steps=space.steps, renderer=renderer),
