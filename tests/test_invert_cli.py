@@ -112,7 +112,7 @@ def test_a_study_tells_its_total_before_its_parts(model: Path, tmp_path: Path, m
     monkeypatch.setattr(RapidOCRReader, "read", lambda self, images: [""] * len(images))
     run, loads = tmp_path / "run", Mock(wraps=session.loaded)
     monkeypatch.setattr(session, "loaded", loads)
-    given = ["--model", model, "--limit", 8, "--num-steps", 2, "--device", "cpu"]
+    given = ["--model", model, "--limit", 16, "--num-steps", 3, "--device", "cpu"]
     outcome = invoke("study", *given, "--out", run)
     assert outcome.exit_code == 0, (outcome.output, outcome.exception)
     counts = re.findall(r"plan.*?([\d,]+) denoiser rows", " ".join(outcome.stderr.split()))

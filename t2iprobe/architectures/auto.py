@@ -17,7 +17,7 @@ from t2iprobe.architectures.probed import PROMPTS, ProbedAdapter, is_tokens
 from t2iprobe.architectures.probing import Reached, Recording
 from t2iprobe.core.contracts.adapter import Pipeline
 from t2iprobe.core.errors import ConfigError, ModelError, T2IProbeError
-from t2iprobe.core.hooks import bound, prediction_of
+from t2iprobe.core.hooks import bound, call_parameters, prediction_of
 from t2iprobe.core.names import counted
 from t2iprobe.core.shadow import shadowed
 from t2iprobe.core.sites import Site
@@ -60,7 +60,7 @@ class AutoAdapter(ProbedAdapter):
     def picture_size(self, pipeline: Pipeline) -> tuple[int, int]:
         """See :meth:`Adapter.picture_size`."""
         height, width = super().picture_size(pipeline)
-        takes = inspect.signature(type(pipeline).__call__).parameters
+        takes = call_parameters(pipeline)
         if not (self.small and "height" in takes and "width" in takes):
             return height, width
         side = SMALL * self.pixels_per_latent(pipeline)
@@ -82,7 +82,7 @@ class AutoAdapter(ProbedAdapter):
 
     def inputs(self, pipeline: Pipeline, prompts: Sequence[str]) -> dict[str, Any]:
         """See :meth:`Adapter.inputs`; what the call takes of it."""
-        takes = inspect.signature(type(pipeline).__call__).parameters
+        takes = call_parameters(pipeline)
         return {name: value for name, value in super().inputs(pipeline, prompts).items() if name in takes}
 
     def clock(self, pipeline: Pipeline, timestep: Tensor) -> Tensor:
@@ -151,7 +151,7 @@ def probed(pipeline: Pipeline) -> type[AutoAdapter]:
 
 
 def _probed(pipeline: Pipeline, kind: str) -> type[AutoAdapter]:
-    takes = inspect.signature(type(pipeline).__call__).parameters
+    takes = call_parameters(pipeline)
     video = [name for name in VIDEO if name in takes]
     if video:
         raise ModelError(
@@ -308,7 +308,7 @@ def _guidance(pipeline: Pipeline, facts: Mapping[str, Any], recording: Recording
     told = f"with {argument}=0 it still makes {off.told(2, latents)} of its {facts['denoiser']}"
     _require(off.layout(2, latents) == (1, 1), kind, told, own)
     on = _observed(adapter, pipeline, PROMPTS, SCALE)
-    takes = inspect.signature(type(pipeline).__call__).parameters
+    takes = call_parameters(pipeline)
     if on.layout(2, latents) == (1, 1) and "negative_prompt" in takes:
         found["empty_negative"] = True
         on = _observed(_made({**facts, **found}), pipeline, PROMPTS, SCALE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from t2iprobe.architectures import tiny_parts as parts
 from t2iprobe.architectures.joint import embedded_text, joint_block_sites, joint_patterns
 from t2iprobe.core.contracts.adapter import Adapter, Conditioning, FromText, Pipeline
+from t2iprobe.core.hooks import call_parameters
 from t2iprobe.core.sites import In, Out, Site
 
 GUIDANCE = 3.5  # the pipeline's default, for models distilled with guidance
@@ -92,7 +92,7 @@ class Flux(Adapter):
 
     def prepared(self, pipeline: Pipeline, arguments: dict[str, Any]) -> AbstractContextManager[None]:
         """See :meth:`Adapter.prepared`; Kontext's pipeline would change pictures to an area of 1024 x 1024 pixels."""
-        if "max_area" in inspect.signature(type(pipeline).__call__).parameters:
+        if "max_area" in call_parameters(pipeline):
             own = zip(("height", "width"), self.picture_size(pipeline), strict=True)
             height, width = (arguments.get(name) or side for name, side in own)
             arguments.setdefault("max_area", height * width)

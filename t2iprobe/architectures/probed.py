@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from t2iprobe.architectures.probing import Reached, Recording, record
 from t2iprobe.core.branch import Branch
 from t2iprobe.core.contracts.adapter import Adapter, Conditioning, FromText, Pipeline, perturbs
 from t2iprobe.core.errors import ModelError
-from t2iprobe.core.hooks import bound, prediction_of
+from t2iprobe.core.hooks import bound, call_parameters, prediction_of
 from t2iprobe.core.shadow import shadowed
 from t2iprobe.core.sites import Site
 
@@ -155,7 +154,7 @@ class ProbedAdapter(Adapter):
 
     def guidance(self, pipeline: Pipeline, scale: float) -> dict[str, Any]:
         """See :meth:`Adapter.guidance`."""
-        known = self.guidance_argument in inspect.signature(type(pipeline).__call__).parameters
+        known = self.guidance_argument in call_parameters(pipeline)
         return {self.guidance_argument: scale} if known else {}
 
     def guidance_branches(self, pipeline: Pipeline, arguments: Mapping[str, Any]) -> int:

@@ -18,6 +18,7 @@ from t2iprobe.architectures import tiny_parts as parts
 from t2iprobe.architectures.probed import ProbedAdapter
 from t2iprobe.core.contracts.adapter import Conditioning, Pipeline, Prediction
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.hooks import call_parameters
 from t2iprobe.core.shadow import shadowed
 
 
@@ -92,7 +93,7 @@ class SanaSprint(ProbedAdapter):
     def prepared(self, pipeline: Pipeline, arguments: dict[str, Any]) -> Iterator[None]:
         """See :meth:`Adapter.prepared`: the published time between two steps, which other numbers of steps refuse."""
         own = pipeline.scheduler.set_timesteps
-        published = inspect.signature(type(pipeline).__call__).parameters["intermediate_timesteps"].default
+        published = call_parameters(pipeline)["intermediate_timesteps"].default
 
         def set_timesteps(num_inference_steps: int, intermediate_timesteps: float | None = None, **more: Any) -> None:
             between = published if num_inference_steps == 2 and more.get("timesteps") is None else None

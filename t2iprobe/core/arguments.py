@@ -10,6 +10,7 @@ from typing import Any
 
 from t2iprobe.core.contracts.adapter import TIMES, Pipeline
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.hooks import call_parameters
 from t2iprobe.core.names import near
 
 _ROWS = "pass one prompt per picture, each with its seed"
@@ -75,7 +76,7 @@ def check_options(pipeline: Pipeline, options: Mapping[str, Any], rows: int) -> 
         ConfigError: an option is set by the engine, is unknown, has too few or too many rows, or does not go with
             another one.
     """
-    parameters = inspect.signature(type(pipeline).__call__).parameters.values()
+    parameters = call_parameters(pipeline).values()
     known = {one.name for one in parameters if one.kind is not one.VAR_KEYWORD} - {"self", *OWN}
     for name, value in options.items():
         if name in OWN:

@@ -15,14 +15,24 @@ from t2iprobe.core.sites import Site
 
 
 @functools.lru_cache(maxsize=512)
-def _parameters(forward: Callable[..., Any]) -> list[str]:
-    return list(inspect.signature(forward).parameters)[1:]
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(function).parameters
+
+
+@functools.lru_cache(maxsize=512)
+def _argument_names(forward: Callable[..., Any]) -> list[str]:
+    return list(_parameters(forward))[1:]
+
+
+def call_parameters(pipeline: Any) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a pipeline's call, looked up once for its class: a plan asks for them hundreds of times."""
+    return _parameters(type(pipeline).__call__)
 
 
 def argument_names(module: nn.Module) -> list[str]:
     """The names of a module's arguments; a LoRA layer takes those of its base layer, its own being ``*args``."""
     base = getattr(module, "base_layer", None)
-    return _parameters(type(base if isinstance(base, nn.Module) else module).forward)
+    return _argument_names(type(base if isinstance(base, nn.Module) else module).forward)
 
 
 def _own_name(module: nn.Module, name: str) -> str:

@@ -22,6 +22,7 @@ from t2iprobe.core.cache import ActivationCache, Activations, ActivationStream
 from t2iprobe.core.contracts.adapter import Adapter, Pipeline
 from t2iprobe.core.donors import text_edits
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.hooks import call_parameters
 from t2iprobe.core.html import sheet, table
 from t2iprobe.core.interventions import Intervention, Patterns, edits_of, names
 from t2iprobe.core.measuring import StepWatch
@@ -338,7 +339,7 @@ class Model:
         """What to write instead of an argument that :meth:`run` does not have."""
         if name in OWN:
             return f"run takes no {name}=; {OWN[name]}"
-        if name in inspect.signature(type(self.pipeline).__call__).parameters:
+        if name in call_parameters(self.pipeline):
             return f"run takes no {name}=; pass it to the pipeline with options={{{name!r}: …}}"
         own = set(inspect.signature(Model.run).parameters) - {"self", "unknown"}
         return f"run takes no {name}={near(name, own)}"
@@ -435,7 +436,7 @@ class Model:
 
     def _own(self) -> dict[str, Any]:
         """Defaults of the arguments of the pipeline call."""
-        parameters = inspect.signature(type(self.pipeline).__call__).parameters.values()
+        parameters = call_parameters(self.pipeline).values()
         return {one.name: one.default for one in parameters if one.default is not one.empty}
 
     def probe(self, settings: Mapping[str, Any], rows: int = 4) -> CostProbe:

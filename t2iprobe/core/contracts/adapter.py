@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from t2iprobe.core.branch import Branch
 from t2iprobe.core.errors import ConfigError, HookError, ModelError
-from t2iprobe.core.hooks import argument_names
+from t2iprobe.core.hooks import argument_names, call_parameters
 from t2iprobe.core.sites import Site
 from t2iprobe.core.windows import window_of
 
@@ -197,7 +196,7 @@ class Adapter(ABC):
 
     def settings(self, pipeline: Pipeline) -> dict[str, Any]:
         """Arguments of every pipeline call, unless options say otherwise: no perturbed-attention guidance."""
-        perturbs = "pag_scale" in inspect.signature(type(pipeline).__call__).parameters
+        perturbs = "pag_scale" in call_parameters(pipeline)
         return {"pag_scale": 0.0} if perturbs else {}
 
     def needed_options(self, pipeline: Pipeline) -> list[tuple[str, ...]]:
@@ -207,7 +206,7 @@ class Adapter(ABC):
         """
         needed: list[tuple[str, ...]] = []
         if getattr(pipeline, "controlnet", None) is not None:
-            parameters = inspect.signature(type(pipeline).__call__).parameters
+            parameters = call_parameters(pipeline)
             needed.append(("control_image" if "control_image" in parameters else "image",))
         config = getattr(self.module(pipeline), "config", None)  # diffusers sets an attribute, no entry
         if getattr(config, "encoder_hid_dim_type", None) == "ip_image_proj":
@@ -311,7 +310,7 @@ class Adapter(ABC):
         Raises:
             ConfigError: the pipeline takes no latents.
         """
-        if "latents" not in inspect.signature(type(pipeline).__call__).parameters:
+        if "latents" not in call_parameters(pipeline):
             raise ConfigError(
                 f"{type(pipeline).__name__} draws its own noise and takes no latents, so it cannot start from a picture"
             )
