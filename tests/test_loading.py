@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ from t2iprobe.architectures.pixart import PixArtSigma
 from t2iprobe.architectures.sd import SD
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.architectures.sdxl import SDXL
+from t2iprobe.core import threads
 from t2iprobe.core.contracts.adapter import layer_table
 from t2iprobe.core.errors import ConfigError, ModelError
 from t2iprobe.core.hub_advice import explained
@@ -738,3 +740,24 @@ def test_transformers_does_not_ask_for_torchvision(monkeypatch: pytest.MonkeyPat
     with pytest.raises(ConfigError, match="as far as this"):
         t2i.load("tiny-sd3")
     assert said == ["something else"]
+
+
+def test_a_small_model_gets_one_thread_and_the_next_large_one_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def threads_for(width: int, device: str = "cpu") -> int:
+        model = Mock(device=torch.device(device), denoiser=torch.nn.Linear(width, width, device="meta"))
+        threads.choose_threads(model)
+        return torch.get_num_threads()
+
+    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda process: set(range(4)), raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        assert [threads_for(10, "cuda"), threads_for(10), threads_for(10), threads_for(4_000)] == [4, 1, 1, 4]
+        torch.set_num_threads(3)  # not torch's default: the user's own
+        assert threads_for(10) == 3
+        torch.set_num_threads(4)
+        monkeypatch.setenv("OMP_NUM_THREADS", "4")
+        assert threads_for(10) == 4
+    finally:
+        torch.set_num_threads(before)

@@ -47,7 +47,7 @@ from t2iprobe.plugins.metrics.plugin import (
     t2iprobe_register_metrics,
     t2iprobe_register_readers,
 )
-from t2iprobe.plugins.metrics.readers import EasyOCRReader, RapidOCRReader, enlarged, reading_order, thread_count
+from t2iprobe.plugins.metrics.readers import EasyOCRReader, RapidOCRReader, enlarged, reading_order
 from t2iprobe.plugins.organisms.prompts import WORDS
 from t2iprobe.registry.manager import Plugins
 
@@ -281,13 +281,6 @@ def test_small_images_are_enlarged_and_large_ones_left() -> None:
     assert enlarged(noise(0, (32, 64))).size == (512, 256)
     assert enlarged(noise(0, (300, 400)).convert("L")).size == (400, 300)
     assert enlarged(Image.new("RGBA", (32, 32))).mode == "RGB"
-
-
-@pytest.mark.parametrize(("given", "count"), [("3", 3), ("2,1", 2), ("", -1), ("0", -1), ("many", -1)])
-def test_threads_follow_the_environment(monkeypatch: pytest.MonkeyPatch, given: str, count: int) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", given)
-    assert thread_count() == count
-    assert thread_count(5) == 5
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,7 @@ def load_model(
     """See :meth:`Plugins.load`."""
     from t2iprobe.architectures.auto import AutoAdapter
     from t2iprobe.core.model import Model
+    from t2iprobe.core.threads import choose_threads
     from t2iprobe.registry.placing import check_offload
     from t2iprobe.registry.unnamed import check_probed
 
@@ -45,6 +46,7 @@ def load_model(
     made = Model(pipeline, adapter, ref=model if named else "", defaults=sampling_defaults(pipeline))
     if named:
         _prepare(made, options)
+    choose_threads(made)
     if options.check and isinstance(adapter, AutoAdapter):
         check_probed(made)
     if options.compile:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import math
-import os
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache, cached_property
@@ -32,14 +31,6 @@ def enlarged(image: Image.Image, short_side: int = SHORT_SIDE) -> Image.Image:
         return image
     width, height = (round(side * factor) for side in image.size)
     return image.resize((width, height), Image.Resampling.BICUBIC)
-
-
-def thread_count(threads: int | None = None) -> int:
-    """``threads`` if given, else ``OMP_NUM_THREADS``, else -1, which leaves the choice to the engine."""
-    if threads is not None:
-        return threads
-    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return int(first) if first.isdecimal() and int(first) else -1
 
 
 def _boxes(corners: Iterable[Any], image: Image.Image, read: Image.Image) -> list[Box]:
@@ -92,7 +83,7 @@ class RapidOCRReader:
     of 133 English words. The model in the wheel reads Chinese, Japanese and Latin letters.
 
     Args:
-        threads: CPU threads per inference; default ``OMP_NUM_THREADS``, else all cores.
+        threads: CPU threads per inference; default as many as torch uses, which is one beside a small model.
         lang: one of RapidOCR's models for other scripts (PP-OCRv5), such as ``cyrillic``; downloaded at first use.
     """
 
@@ -109,12 +100,14 @@ class RapidOCRReader:
     }
 
     def __init__(self, threads: int | None = None, lang: str = "") -> None:
-        self.threads = thread_count(threads)
+        self.threads = threads
         self.lang = lang
 
     @property
     def _engine(self) -> Any:
-        return _rapidocr(self.threads, self.lang)
+        import torch
+
+        return _rapidocr(self.threads or torch.get_num_threads(), self.lang)
 
     @cached_property
     def alphabet(self) -> frozenset[str]:
