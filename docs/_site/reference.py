@@ -203,6 +203,7 @@ def python_pages() -> Mapping[str, str]:
     pages = {}
     for page, (title, *modules) in PYTHON.items():
         mine = [name for name in homes if any(f"{homes[name]}.".startswith(f"{module}.") for module in modules)]
+        mine.sort(key=lambda name: (name[0].isupper(), name != "load"))  # functions first
         missing -= set(mine)
         shown = "\n\n".join(f"::: t2iprobe.{name}" for name in whole.get(page, mine))
         pages[f"python/{page}"] = f"# {title}\n\n{shown}\n"
