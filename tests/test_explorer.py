@@ -32,14 +32,19 @@ PAIR: dict[str, Any] = {
 ROW = 3 * 2  # denoiser rows of a picture: steps and branches of guidance
 
 
-@pytest.fixture(scope="module", params=["tiny-sd3", "tiny-sdxl"])
-def model(request: pytest.FixtureRequest) -> t2i.Model:
-    return t2i.load(request.param)
-
-
 @pytest.fixture(scope="module")
-def sd3() -> t2i.Model:
-    return t2i.load("tiny-sd3")
+def models() -> Mapping[str, t2i.Model]:
+    return {family: t2i.load(f"tiny-{family}") for family in ("sd3", "sdxl")}
+
+
+@pytest.fixture(params=["sd3", "sdxl"])
+def model(request: pytest.FixtureRequest, models: Mapping[str, t2i.Model]) -> t2i.Model:
+    return models[request.param]
+
+
+@pytest.fixture
+def sd3(models: Mapping[str, t2i.Model]) -> t2i.Model:
+    return models["sd3"]
 
 
 def scene(**more: Any) -> Scene:
@@ -56,22 +61,26 @@ def drawn(studio: Studio, shown: Scene, folder: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("family", "change"),
     [
-        {},
-        {"cells": "6:0-2"},
-        {"cells": "5,6:0,2;7:1", "branch": "cond", "heads": (0,)},
-        {"cells": "6:1-2", "what": "mlp.out"},
-        {"cells": "6:0", "mode": "scale", "factor": 3.0, "what": "self_attn.v"},
-        {"cells": "0-8:0-2", "mode": "zero"},
-        {"cells": "6:0-2", "mode": "mean", "heads": (1,)},
-        {"cells": "6:0-2", "what": "self_attn.pattern"},
+        ("sd3", {}),
+        ("sd3", {"cells": "5,6:0,2;7:1", "branch": "cond", "heads": (0,)}),
+        ("sd3", {"cells": "6:0", "mode": "scale", "factor": 3.0, "what": "self_attn.v"}),
+        ("sd3", {"cells": "0-8:0-2", "mode": "zero"}),
+        ("sdxl", {"cells": "6:0-2"}),
+        ("sdxl", {"cells": "6:1-2", "what": "mlp.out"}),
+        ("sdxl", {"cells": "6:0-2", "mode": "mean", "heads": (1,)}),
+        ("sdxl", {"cells": "6:0-2", "what": "self_attn.pattern"}),
     ],
 )
 def test_the_copied_python_draws_the_picture(
-    model: t2i.Model, change: Mapping[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    models: Mapping[str, t2i.Model],
+    family: str,
+    change: Mapping[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    drawing, pixels = drawn(Studio(model), scene(**change), tmp_path, monkeypatch)
+    drawing, pixels = drawn(Studio(models[family]), scene(**change), tmp_path, monkeypatch)
     assert drawing.result.image.tobytes() == pixels
     assert (drawing.result.image.tobytes() != drawing.source.image.tobytes()) == bool(change)
 

@@ -206,6 +206,7 @@ def test_the_picture_follows_the_cells(page: Any, runs: Path) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.goto("/explore#" + urlencode({"source": 'a red sign "OPEN"', "target": 'a red sign "SHUT"', "num_steps": 3}))
     plain = done("Nothing is changed")
+    assert page.locator("#undo").is_disabled()
     page.locator('[aria-label="layer 6, step 0"]').drag_to(page.locator('[aria-label="layer 6, step 2"]'))
     dragged = done("in layer 6 at all steps")
     assert plain != dragged and page.locator("#board [aria-selected=true]").count() == 3
@@ -225,6 +226,8 @@ def test_the_picture_follows_the_cells(page: Any, runs: Path) -> None:
     page.fill("#word", "bird")
     page.press("#word", "Enter")
     page.locator("#error").filter(has_text="neither prompt has the word 'bird'").wait_for()
+    page.click("#undo")
+    page.click("#undo")
     page.click("#save")
     page.fill("#name", "tried")
     page.click("#saving button[value=save]")

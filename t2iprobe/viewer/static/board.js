@@ -87,6 +87,7 @@ export class Board {
       );
     });
     const corner = element("th", {}, label(-1, -1, "all", "all cells"));
+    this.table.style.minWidth = `${2 + 0.75 * this.steps}rem`; // narrower, it scrolls
     this.table.replaceChildren(
       element("thead", {}, element("tr", { role: "row" }, corner, head)),
       element("tbody", {}, rows),

@@ -38,7 +38,7 @@ function read() {
 // a change by hand: a new entry of the history, so that "back" undoes it
 function change(values) {
   if (Object.entries(values).every(([name, value]) => scene[name] === value)) return;
-  history.pushState(null, "", written({ ...scene, ...values }));
+  history.pushState({ changes: (history.state?.changes ?? 0) + 1 }, "", written({ ...scene, ...values }));
   follow();
 }
 
@@ -63,7 +63,7 @@ async function follow() {
   }
   if (!scene.source) return say("Write a source prompt to begin.");
   const found = await lines("/api/explore/draw", request({}), "");
-  if (!found) return;
+  if (!found) return find("error").hidden || document.body.classList.add("stale");
   show(found);
   await light();
 }
@@ -151,6 +151,7 @@ function fill() {
   for (const name of ["mode", "branch"])
     for (const input of find(name).querySelectorAll("[type=radio]")) input.checked = input.value === scene[name];
   find("factor").value = scene.factor;
+  find("undo").disabled = !history.state?.changes;
   find("word").value = scene.word;
   const words = new Set(`${scene.source ?? ""} ${scene.target ?? ""}`.match(/[\p{L}\p{N}]+/gu));
   find("words").replaceChildren(...[...words].map((word) => element("option", { value: word })));
@@ -217,6 +218,7 @@ function fillHeads() {
 
 // shows what the server has drawn
 function show(found) {
+  document.body.classList.remove("stale");
   drawn = found;
   for (const side of SIDES) {
     const image = find(`picture-${side}`);
