@@ -5,7 +5,6 @@ Stage II, if given, upscales what stage I generated and is never patched (arXiv 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, cast
 
@@ -15,10 +14,10 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from t2iprobe.architectures import tiny_parts as parts
-from t2iprobe.architectures.unet import forward_key, pattern_site, read_text
+from t2iprobe.architectures.unet import MAP, TIME, pattern_site, read_text, unet_sites
 from t2iprobe.core.contracts.adapter import Adapter, Conditioning, FromText, Pipeline
 from t2iprobe.core.errors import ModelError
-from t2iprobe.core.sites import Axis, In, Out, Site
+from t2iprobe.core.sites import In, Out, Site
 
 LENGTH = 77  # IFPipeline pads to it regardless of the tokenizer
 SHARED: dict[str, Any] = {
@@ -31,7 +30,6 @@ SHARED: dict[str, Any] = {
 }
 BETAS = "squaredcos_cap_v2"
 UNCHECKED = {"safety_checker": None, "feature_extractor": None, "watermarker": None, "requires_safety_checker": False}
-MAP: tuple[Axis, ...] = ("channel", "y", "x")
 
 
 class DeepFloydIF(Adapter):
@@ -100,11 +98,14 @@ class DeepFloydIF(Adapter):
     def sites(self, pipeline: Pipeline) -> Iterator[Site]:
         """See :meth:`Adapter.sites`."""
         unet = self.module(pipeline)
+        yield TIME
         yield Site("pooled", "add_embedding", Out(), axes=("channel",), static=True)
         yield Site("text", "encoder_hid_proj", Out(), static=True)
-        paths = [p for p, _ in unet.named_modules() if re.search(r"\.attentions\.\d+$", p)]
-        for index, path in enumerate(sorted(paths, key=forward_key)):
-            yield from added_kv_sites(f"blocks.{index}", path, unet.get_submodule(path))
+
+        def inside(name: str, path: str) -> Iterator[Site]:
+            yield from added_kv_sites(name, path, unet.get_submodule(path))
+
+        yield from unet_sites(unet, r"\.attentions\.\d+$", inside)
 
     def size_multiple(self, pipeline: Pipeline) -> int:
         """See :meth:`Adapter.size_multiple`; every resolution of the U-Net has to be divisible by two."""

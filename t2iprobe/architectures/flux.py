@@ -14,18 +14,14 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from t2iprobe.architectures import tiny_parts as parts
-from t2iprobe.architectures.joint import embedded_text, joint_block_sites, joint_patterns
+from t2iprobe.architectures.joint import embedded_text, joint_block_sites, joint_patterns, modulation_sites
 from t2iprobe.core.contracts.adapter import Adapter, Conditioning, FromText, Pipeline
 from t2iprobe.core.hooks import call_parameters
 from t2iprobe.core.sites import In, Out, Site
 
 GUIDANCE = 3.5  # the pipeline's default, for models distilled with guidance
-UNREAD = (
-    "text.q",
-    "text.pattern",
-    "text.z",
-    "text.out",
-)  # these run in the last block too, but their results are never used
+#: these run in the last block too, but their results are never used
+UNREAD = ("text.q", "text.pattern", "text.z", "text.out", "text_mlp.hidden")
 
 
 class Flux(Adapter):
@@ -80,6 +76,7 @@ class Flux(Adapter):
     def sites(self, pipeline: Pipeline) -> Iterator[Site]:
         """See :meth:`Adapter.sites`."""
         yield Site("pooled", "", In("pooled_projections"), axes=("channel",), static=True)
+        yield Site("time", "time_text_embed.timestep_embedder", Out(), axes=("channel",))
         yield Site("text", "context_embedder", Out(), static=True)
         transformer = self.module(pipeline)
         double = list(transformer.get_submodule("transformer_blocks").children())
@@ -194,8 +191,12 @@ def single_block_sites(name: str, path: str, block: Any) -> Iterator[Site]:
     The attention and the MLP have no ``out`` of their own: one projection maps both to the residual stream.
     """
     attn, heads = f"{path}.attn", block.attn.heads
+    yield Site(f"{name}.resid.in", path, In("hidden_states"))
     yield Site(f"{name}.text.in", path, In("encoder_hidden_states"))
+    yield from modulation_sites(f"{name}.ada", f"{path}.norm.linear", block.norm)
     yield Site(f"{name}.mlp.in", f"{path}.proj_mlp", In("input"), stream="image")
+    yield Site(f"{name}.mlp.hidden", f"{path}.act_mlp", Out(), stream="image")
+    yield Site(f"{name}.text_mlp.hidden", f"{path}.act_mlp", Out(), stream="text")
     yield Site(f"{name}.joint_attn.in", attn, In("hidden_states"), stream="image")
     yield Site(f"{name}.joint_attn.text", attn, In("hidden_states"), stream="text")
     yield Site(f"{name}.joint_attn.q", f"{attn}.to_q", Out(), heads=heads, stream="image")
@@ -207,3 +208,4 @@ def single_block_sites(name: str, path: str, block: Any) -> Iterator[Site]:
     yield Site(f"{name}.joint_attn.z", attn, Out(), heads=heads, stream="image")
     yield Site(f"{name}.text.z", attn, Out(), heads=heads, stream="text")
     yield Site(f"{name}.text.out", path, Out(0))
+    yield Site(f"{name}.resid.out", path, Out(1))

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from t2iprobe.architectures.unet import attention_sites, pattern_site
+from t2iprobe.architectures.unet import attention_sites, mlp_sites, pattern_site
 from t2iprobe.core.contracts.adapter import FromText
 from t2iprobe.core.sites import In, Out, Site
 
@@ -17,7 +17,7 @@ def embedded_text(transformer: Any) -> FromText:
     return lambda call: transformer.context_embedder(call["encoder_hidden_states"])
 
 
-def joint_block_sites(index: int, block: nn.Module, *, text_z_first: bool) -> Iterator[Site]:
+def joint_block_sites(index: int, block: Any, *, text_z_first: bool) -> Iterator[Site]:
     """Sites of one two-stream block in the order they run.
 
     Args:
@@ -28,7 +28,10 @@ def joint_block_sites(index: int, block: nn.Module, *, text_z_first: bool) -> It
     path, name = f"transformer_blocks.{index}", f"blocks.{index}"
     attn: Any = block.attn
     last = attn.context_pre_only
+    yield Site(f"{name}.resid.in", path, In("hidden_states"))
     yield Site(f"{name}.text.in", path, In("encoder_hidden_states"))
+    yield from modulation_sites(f"{name}.ada", f"{path}.norm1.linear", block.norm1)
+    yield from modulation_sites(f"{name}.text_ada", f"{path}.norm1_context.linear", block.norm1_context)
     yield Site(f"{name}.joint_attn.in", f"{path}.attn", In("hidden_states"))
     yield Site(f"{name}.joint_attn.text", f"{path}.attn", In("encoder_hidden_states"))
     for site in projection_sites(name, f"{path}.attn", attn.heads):
@@ -42,10 +45,30 @@ def joint_block_sites(index: int, block: nn.Module, *, text_z_first: bool) -> It
     yield Site(f"{name}.joint_attn.out", f"{path}.attn", Out(0))
     if getattr(block, "use_dual_attention", False):  # SD3.5's second attention, of image tokens only
         yield from attention_sites(f"{name}.dual_attn", f"{path}.attn2", attn.heads)
-    yield Site(f"{name}.mlp.in", f"{path}.ff", In("hidden_states"))
-    yield Site(f"{name}.mlp.out", f"{path}.ff", Out())
+    yield from mlp_sites(f"{name}.mlp", f"{path}.ff")
     if not last:
+        yield from mlp_sites(f"{name}.text_mlp", f"{path}.ff_context")
         yield Site(f"{name}.text.out", path, Out(0))
+    yield Site(f"{name}.resid.out", path, Out(1))
+
+
+#: what the linear layer of a norm gives one after the other, by the norm's class
+GATED = ("shift", "scale", "gate")
+CHUNKS = {
+    "AdaLayerNormZero": [(part, what) for part in ("attn", "mlp") for what in GATED],
+    "AdaLayerNormZeroSingle": [("attn", what) for what in GATED],
+    "AdaLayerNormContinuous": [("attn", "scale"), ("attn", "shift")],
+    "SD35AdaLayerNormZeroX": [(part, what) for part in ("attn", "mlp", "dual_attn") for what in GATED],
+}
+
+
+def modulation_sites(name: str, path: str, norm: nn.Module) -> Iterator[Site]:
+    """Shifts, scales and gates that a norm computes from the timestep and the pooled text, (row, channel)."""
+    chunks = CHUNKS.get(type(norm).__name__, [])
+    for index, (part, what) in enumerate(chunks):
+        width = int(norm.get_submodule("linear").get_parameter("weight").shape[0]) // len(chunks)
+        channels = index * width, (index + 1) * width
+        yield Site(f"{name}.{part}_{what}", path, Out(), axes=("channel",), channels=channels)
 
 
 def joint_patterns(name: str, path: str, heads: int, *, of_text: bool) -> Iterator[Site]:

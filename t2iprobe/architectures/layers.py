@@ -6,20 +6,22 @@ give its layers, so nothing of a full-size model has to run.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, repeat
 from typing import Any
 
 from torch import Tensor, nn
 
-from t2iprobe.architectures.probing import Attention, Projection, Recording
+from t2iprobe.architectures.probing import Attention, Block, Projection, Recording, Tokens
 from t2iprobe.architectures.unet import pattern_site
 from t2iprobe.core.sites import Axis, In, Out, Site, Stream
 
 HEADS = ("heads", "num_heads", "n_heads", "num_attention_heads")
+STREAMS: tuple[tuple[Stream, str], ...] = (("image", "resid"), ("text", "text"))  # and what sites of each are called
 KEY_HEADS = ("num_key_value_heads", "kv_heads", "num_kv_heads", "n_kv_heads", "key_heads")
 
 
@@ -30,10 +32,12 @@ class Template:
     Args:
         example: an attention of this kind.
         beside: an attention of image tokens only in the same block, if there is one.
+        block: the block around it, if it computes no other attention to the text.
     """
 
     example: Attention
     beside: Attention | None = None
+    block: Block | None = None
 
     @property
     def pattern(self) -> re.Pattern[str]:
@@ -44,7 +48,9 @@ class Template:
         """The same at another path: the numbers in the paths of its modules change with it."""
         numbers = self.pattern.fullmatch(path)
         assert numbers is not None
-        return Template(_moved(self.example, numbers), self.beside and _moved(self.beside, numbers))
+        move = functools.partial(_moved_path, self.example.module, numbers.groups())
+        beside = self.beside and _moved(self.beside, move)
+        return Template(_moved(self.example, move), beside, self.block and _moved_block(self.block, move))
 
     @property
     def seen(self) -> int:
@@ -52,20 +58,36 @@ class Template:
         return len(self.example.sources) + len(self.example.result)
 
 
-def _moved(attention: Attention, numbers: re.Match[str]) -> Attention:
-    """The same attention, with these numbers in the part of a path that its modules have in common."""
+def _moved_path(example: str, numbers: Sequence[str], old: str) -> str:
+    """A path with these numbers in the part that it has in common with the example's."""
+    found = iter(numbers)
+    parts, prefix = [], True
+    for part, before in zip(old.split("."), chain(example.split("."), repeat("")), strict=False):
+        prefix = prefix and part == before
+        parts.append(next(found) if prefix and part.isdigit() else part)
+    return ".".join(parts)
 
-    def move(old: str) -> str:
-        found = iter(numbers.groups())
-        parts, prefix = [], True
-        for part, before in zip(old.split("."), chain(attention.module.split("."), repeat("")), strict=False):
-            prefix = prefix and part == before
-            parts.append(next(found) if prefix and part.isdigit() else part)
-        return ".".join(parts)
 
+def _moved(attention: Attention, move: Callable[[str], str]) -> Attention:
     sources = tuple(replace(source, module=move(source.module)) for source in attention.sources)
     result = tuple((move(module), tokens) for module, tokens in attention.result)
     return replace(attention, module=move(attention.module), sources=sources, result=result)
+
+
+def _moved_block(block: Block, move: Callable[[str], str]) -> Block:
+    narrowing = tuple((move(module), order, tokens) for module, order, tokens in block.narrowing)
+    return replace(block, module=move(block.module), narrowing=narrowing)
+
+
+def block_of(recording: Recording, attention: Attention) -> Block | None:
+    """The innermost block around an attention; ``None`` if there is none or if other attention to the text is in it."""
+    around = [one for one in recording.blocks if f"{attention.module}.".startswith(f"{one.module}.")]
+    if not around:
+        return None
+    block = max(around, key=lambda one: len(one.module))
+    readers = {one.module for one in recording.attentions if one.reads_text}
+    inside = [path for path in readers if f"{path}.".startswith(f"{block.module}.")]
+    return block if len(inside) == 1 else None
 
 
 def templates(recording: Recording) -> list[Template]:
@@ -80,7 +102,7 @@ def templates(recording: Recording) -> list[Template]:
             for one in recording.attentions
             if one.keys == "image" and one.module.rpartition(".")[0] == block and block
         ]
-        template = Template(attention, beside[0] if beside else None)
+        template = Template(attention, beside[0] if beside else None, block_of(recording, attention))
         known = found.get(template.pattern.pattern)
         if known is None or template.seen > known.seen:
             found[template.pattern.pattern] = template
@@ -101,15 +123,75 @@ def attention_layers(denoiser: nn.Module, recording: Recording) -> Iterator[Temp
                 yield template.moved(path)
 
 
-def layer_sites(present: Mapping[str, nn.Module], index: int, layer: Template) -> Iterator[Site]:
-    """Sites of one layer in the order in which they run: its mask, queries, keys and values, and their result.
+def layer_sites(present: Mapping[str, nn.Module], index: int, layer: Template, *, last: bool) -> Iterator[Site]:
+    """Sites of one layer in the order in which they run: its block's around those of its attention.
 
     Args:
         present: the denoiser's modules by path.
         index: number of the layer.
         layer: the layer.
+        last: whether it is the last one, whose text tokens nothing reads.
     """
-    name = f"blocks.{index}"
+    name, block = f"blocks.{index}", layer.block
+    if block is None:
+        yield from _attention(present, name, layer)
+        return
+    ends = list(_ends(name, block, last=last))
+    yield from (site for site in ends if site.port.side == "in")
+    starts = min(source.order for source in layer.example.sources)
+    mlp = _mlp(present, name, layer, block, last=last)
+    yield from (site for order, site in mlp if order < starts)
+    yield from _attention(present, name, layer)
+    yield from (site for order, site in mlp if order >= starts)
+    yield from (site for site in ends if site.port.side == "out")
+
+
+def _ends(name: str, block: Block, *, last: bool) -> Iterator[Site]:
+    """The streams of image and text tokens before and after a block that gives back as many as it gets."""
+    for stream, part in STREAMS:
+        inputs = [(In(key), tokens) for key, tokens in block.inputs if _has(tokens, stream)]
+        outputs = [(Out(key), tokens) for key, tokens in block.outputs if _has(tokens, stream)]
+        if not inputs or not outputs:
+            continue
+        for port, tokens in inputs[0], outputs[0]:
+            if not (last and stream == "text" and port.side == "out"):
+                yield Site(f"{name}.{part}.{port.side}", block.module, port, stream=_shared(tokens, stream))
+
+
+def _mlp(
+    present: Mapping[str, nn.Module], name: str, layer: Template, block: Block, *, last: bool
+) -> list[tuple[int, Site]]:
+    """What the MLPs of a block have hidden, and what they give, with when they run; one for both streams has none."""
+    found: list[tuple[int, Site]] = []
+    attentions = [one for one in (layer.example, layer.beside) if one is not None]
+    projections = {source.module for attention in attentions for source in attention.sources}
+    narrowing = [one for one in block.narrowing if one[0] in present and one[0] not in projections]
+    times = Counter(path for path, *_ in narrowing)
+    for stream, part in STREAMS:
+        own = [one for one in narrowing if _has(one[2], stream) and times[one[0]] == 1]
+        given = any(_has(tokens, stream) for _, tokens in block.outputs)
+        if not own or not given or (last and stream == "text"):
+            continue
+        path, order, tokens = own[-1]
+        mlp = f"{name}.{'text_mlp' if part == 'text' else 'mlp'}"
+        shared = _shared(tokens, stream)
+        found.append((order, Site(f"{mlp}.hidden", path, In("input"), stream=shared)))
+        found.append((order, Site(f"{mlp}.out", path, Out(), stream=shared)))
+    return sorted(found, key=lambda one: (one[0], one[1].port.side))
+
+
+def _shared(tokens: Tokens, stream: Stream) -> Stream:
+    """A site's stream, ``all`` where the other one has a sequence of its own."""
+    return stream if tokens.endswith("first") else "all"
+
+
+def _has(tokens: Tokens, stream: str) -> bool:
+    """Whether image or text tokens are among these."""
+    return tokens == stream or tokens.endswith("first")
+
+
+def _attention(present: Mapping[str, nn.Module], name: str, layer: Template) -> Iterator[Site]:
+    """Sites of the layer's attention: its mask, queries, keys and values, and their result."""
     attention, beside = layer.example, layer.beside
     kind = "cross_attn" if attention.keys == "text" else "joint_attn"
     own = [*_masks(name, kind, attention), *_sites(present, attention, name, kind)]

@@ -21,7 +21,7 @@ from t2iprobe.core.contracts.adapter import Adapter, Conditioning, FromText, Pip
 from t2iprobe.core.errors import ModelError
 from t2iprobe.core.hooks import bound, call_parameters, prediction_of
 from t2iprobe.core.shadow import shadowed
-from t2iprobe.core.sites import Site
+from t2iprobe.core.sites import Out, Site
 
 PROMPTS = ("a sign", "a red framed sign that says OPEN")
 
@@ -88,10 +88,15 @@ class ProbedAdapter(Adapter):
     def sites(self, pipeline: Pipeline) -> Iterator[Site]:
         """See :meth:`Adapter.sites`."""
         denoiser = self.module(pipeline)
-        yield from self.entry(pipeline)
+        entry = list(self.entry(pipeline))
+        yield from (site for site in entry if not site.module)
+        if self.recording().time:
+            yield Site("time", self.recording().time, Out(), axes=("channel",))
+        yield from (site for site in entry if site.module)
         present = dict(denoiser.named_modules())
-        for index, layer in enumerate(layers.attention_layers(denoiser, self.recording())):
-            yield from layers.layer_sites(present, index, layer)
+        found = list(layers.attention_layers(denoiser, self.recording()))
+        for index, layer in enumerate(found):
+            yield from layers.layer_sites(present, index, layer, last=index + 1 == len(found))
 
     def entry(self, pipeline: Pipeline) -> Iterator[Site]:
         """The sites through which prompts enter, those of :attr:`text_entry` among them."""

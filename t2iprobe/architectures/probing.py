@@ -86,6 +86,24 @@ class Attention:
 
 
 @dataclass(frozen=True, slots=True)
+class Block:
+    """A module, one of a list of modules, in which attention is computed.
+
+    Args:
+        module: its path below the denoiser.
+        inputs: its arguments that are (row, token, channel), and whose tokens these are.
+        outputs: the same for its results, ``None`` standing for a single one.
+        narrowing: linear layers in it that make many channels few but read no attention's result, as the last layer of
+            an MLP does, with when they run and whose tokens they read.
+    """
+
+    module: str
+    inputs: tuple[tuple[str, Tokens], ...]
+    outputs: tuple[tuple[int | None, Tokens], ...]
+    narrowing: tuple[tuple[str, int, Tokens], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Recording:
     """One call of a denoiser.
 
@@ -94,12 +112,16 @@ class Recording:
         text: names of the arguments that depend on the prompt.
         latents: name of the argument that depends on the noise.
         attentions: calls of attention, in order.
+        blocks: the blocks around them.
+        time: path of the module that embeds the timestep; empty if there is none.
     """
 
     arguments: Mapping[str, Any]
     text: tuple[str, ...]
     latents: str
     attentions: tuple[Attention, ...]
+    blocks: tuple[Block, ...] = ()
+    time: str = ""
 
     def without_masks(self) -> Recording:
         """The same, as if no attention got a mask."""
@@ -122,7 +144,19 @@ def record(denoiser: nn.Module, run: Callable[[], object]) -> Recording:
         attentions = [_with_static(*pair) for pair in zip(attentions, first.values, later[0].values, strict=False)]
     text = [name for name, value in first.arguments.items() if _differ(value, 0, 2)]
     latents = [name for name, value in first.arguments.items() if _differ(value, 0, 1)]
-    return Recording(first.arguments, tuple(text), latents[0] if latents else "", tuple(attentions))
+    moving = [path for path, value in first.vectors.items() if later and _moves(value, later[0].vectors.get(path))]
+    return Recording(
+        first.arguments,
+        tuple(text),
+        latents[0] if latents else "",
+        tuple(attentions),
+        tuple(first.blocks),
+        moving[0] if moving else "",
+    )
+
+
+def _moves(value: Tensor, later: Tensor | None) -> bool:
+    return later is not None and not torch.equal(value, later)
 
 
 def _with_static(attention: Attention, before: Sequence[Tensor], after: Sequence[Tensor]) -> Attention:
@@ -149,6 +183,9 @@ class _Call:
     arguments: Mapping[str, Any]
     attentions: list[Attention] = field(default_factory=list)
     values: list[list[Tensor]] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
+    narrowing: list[tuple[str, int, Tokens]] = field(default_factory=list)
+    vectors: dict[str, Tensor] = field(default_factory=dict)  # what modules give that is the same for every row
 
 
 @dataclass
@@ -170,6 +207,7 @@ class _Probe:
     used: bool = False
     ran: int = 0
     own: tuple[Any, bool] = (None, False)
+    result: Tensor | None = None  # of the last attention
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -202,16 +240,22 @@ class _Probe:
 
     def _watch(self, undo: ExitStack, path: str, module: nn.Module) -> None:
         names = list(inspect.signature(module.forward).parameters)
+        listed = path.rpartition(".")[2].isdecimal()
+        before: list[int] = []
         linear = hasattr(module, "in_features") and hasattr(module, "out_features")
 
         def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self.inside.append((path, {**dict(zip(names, args, strict=False)), **kwargs}))
+            before.append(self._attentions())
             if linear:
-                self._reads(path, args[0] if args else next(iter(kwargs.values())))
+                self._reads(path, module, args[0] if args else next(iter(kwargs.values())))
 
         def leave(module: Any, args: Any, output: Any) -> Any:
-            self.inside.pop()
+            _, given = self.inside.pop()
+            if before.pop() < self._attentions() and listed:
+                self._leave(path, given, output)
             if not linear:
+                self._embeds(path, module, output)
                 return None
             leaf = output.detach().requires_grad_()
             self.ran += 1
@@ -224,14 +268,41 @@ class _Probe:
         undo.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
         undo.callback(module.register_forward_hook(leave).remove)
 
-    def _reads(self, path: str, value: Tensor) -> None:
+    def _attentions(self) -> int:
+        return len(self.calls[-1].attentions) if self.calls else 0
+
+    def _leave(self, path: str, given: Mapping[str, Any], output: Any) -> None:
+        """A block has run."""
+        call = self.calls[-1]
+        results = enumerate(output) if isinstance(output, tuple | list) else [(None, output)]
+        inputs = tuple((name, tokens_of(value)) for name, value in given.items() if _is_stream(value))
+        outputs = tuple((index, tokens_of(value)) for index, value in results if _is_stream(value))
+        narrowing = tuple(one for one in call.narrowing if one[0].startswith(path + "."))
+        call.blocks.append(Block(path, inputs, outputs, narrowing))
+
+    def _embeds(self, path: str, module: Any, output: Any) -> None:
+        """Keep a vector that has linear layers behind it and is the same for every prompt and noise."""
+        vector = isinstance(output, Tensor) and output.ndim == 2 and len(output) == 4 and output.is_floating_point()
+        if vector and (output == output[:1]).all() and any(hasattr(one, "in_features") for one in module.modules()):
+            self.calls[-1].vectors.setdefault(path, output.detach())
+
+    def _reads(self, path: str, module: Any, value: Tensor) -> None:
         """A linear layer inside the last attention that is none of its sources reads its result."""
         attentions = self.calls[-1].attentions if self.calls else []
+        if value.ndim == 3 and module.in_features > module.out_features and not self._follows(value):
+            self.calls[-1].narrowing.append((path, self.ran, tokens_of(value)))
         if not attentions or value.ndim < 3:
             return
         last = attentions[-1]
         if path.startswith(last.module + ".") and path not in {source.module for source in last.sources}:
             attentions[-1] = replace(last, result=(*last.result, (path, tokens_of(value))))
+
+    def _follows(self, value: Tensor) -> bool:
+        """Whether some channels are the last attention's result, as in FLUX's single-stream blocks."""
+        if self.result is None or self.result.shape[:2] != value.shape[:2]:
+            return False
+        width = self.result.shape[-1]
+        return any(torch.equal(self.result, part) for part in (value[..., :width], value[..., -width:]))
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **more: Any) -> Tensor:
         found = [
@@ -248,6 +319,7 @@ class _Probe:
         heads = query.shape[1], key.shape[1]
         call.attentions.append(Attention(path, *heads, sources, queries, keys, text, tuple(masks), number=earlier))
         call.values.append([value for _, value in found])
+        self.result = query.detach().transpose(1, 2).flatten(2)
         return query.detach()
 
     def _sources(self, part: Any, tensor: Tensor) -> Iterator[tuple[Projection, Tensor]]:
@@ -270,6 +342,11 @@ def _text_tokens(value: Tensor) -> int:
     """How many tokens of (row, token, ...) are the same for two noises."""
     rows = value.detach().flatten(2)
     return int((rows[0] == rows[1]).all(-1).sum()) if len(rows) == 4 else 0
+
+
+def _is_stream(value: Any) -> bool:
+    """Whether it is (row, token, channel) of all rows."""
+    return isinstance(value, Tensor) and value.ndim == 3 and len(value) == 4 and value.is_floating_point()
 
 
 def _is_mask(name: str) -> bool:

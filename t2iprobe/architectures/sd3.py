@@ -88,6 +88,7 @@ class SD3(Adapter):
     def sites(self, pipeline: Pipeline) -> Iterator[Site]:
         """See :meth:`Adapter.sites`."""
         yield Site("pooled", "", In("pooled_projections"), axes=("channel",), static=True)
+        yield Site("time", "time_text_embed.timestep_embedder", Out(), axes=("channel",))
         yield Site("text", "context_embedder", Out(), static=True)
         for index, block in enumerate(self.module(pipeline).get_submodule("transformer_blocks").children()):
             yield from joint_block_sites(index, block, text_z_first=True)

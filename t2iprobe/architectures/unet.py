@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -15,6 +15,9 @@ from t2iprobe.core.contracts.adapter import Adapter, Conditioning, Frame, FromTe
 from t2iprobe.core.sites import Axis, In, Out, Site, Stream, Weights
 
 PATTERN: tuple[Axis, ...] = ("head", "query", "token")
+MAP: tuple[Axis, ...] = ("channel", "y", "x")
+TIME = Site("time", "time_embedding", Out(), axes=("channel",))
+RESNET = r"\.resnets\.\d+$"
 STAGES = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}
 
 
@@ -24,15 +27,63 @@ def forward_key(path: str) -> tuple[Any, ...]:
     return (STAGES.get(stage, 3), [int(part) if part.isdecimal() else -1 for part in rest])
 
 
-def transformer_sites(unet: nn.Module) -> Iterator[Site]:
-    """Sites of every ``BasicTransformerBlock`` with cross-attention, numbered in forward order."""
-    paths = [p for p, _ in unet.named_modules() if re.search(r"\.transformer_blocks\.\d+$", p)]
-    for index, path in enumerate(sorted(paths, key=forward_key)):
-        block = f"blocks.{index}"
-        for name, attention in (("self_attn", f"{path}.attn1"), ("cross_attn", f"{path}.attn2")):
-            yield from attention_sites(f"{block}.{name}", attention, unet.get_submodule(attention).heads)
-        yield Site(f"{block}.mlp.in", f"{path}.ff", In("hidden_states"))
-        yield Site(f"{block}.mlp.out", f"{path}.ff", Out())
+def unet_sites(unet: nn.Module, block: str, inside: Callable[[str, str], Iterator[Site]]) -> Iterator[Site]:
+    """Sites of a U-Net of residual blocks and attention, in forward order.
+
+    Args:
+        unet: the U-Net.
+        block: matches the paths of blocks with attention, which are numbered in forward order, as residual blocks are.
+        inside: sites of such a block, from its name and its path.
+    """
+    modules = dict(unet.named_modules())
+    blocks, resnets = (
+        sorted((path for path in modules if re.search(pattern, path)), key=forward_key) for pattern in (block, RESNET)
+    )
+    skips = skip_channels(modules, resnets)
+    for path in sorted((*resnets, *blocks), key=forward_key):  # of equal numbers, a residual block is first
+        if skips and path == next(iter(skips)) and "mid_block" in modules:
+            yield Site("mid", "mid_block", Out(), axes=MAP)
+        if path in blocks:
+            yield from inside(f"blocks.{blocks.index(path)}", path)
+            continue
+        name = f"resnets.{resnets.index(path)}"
+        yield Site(f"{name}.in", path, In("input_tensor"), axes=MAP)
+        if path in skips:
+            number = list(skips).index(path)
+            yield Site(f"skips.{number}", path, In("input_tensor"), axes=MAP, channels=skips[path])
+        yield Site(f"{name}.time", path, In("temb"), axes=("channel",))
+        yield Site(f"{name}.out", path, Out(), axes=MAP)
+
+
+def skip_channels(modules: Mapping[str, Any], resnets: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Residual blocks that read a skip connection, and which of their input's channels it is: the last ones."""
+    found, earlier = {}, 0
+    for path in resnets:
+        channels = modules[path].in_channels
+        if path.startswith("up_blocks"):
+            found[path] = earlier, channels
+        earlier = modules[path].out_channels
+    return found
+
+
+def transformer_block(unet: nn.Module) -> Callable[[str, str], Iterator[Site]]:
+    """Sites of a ``BasicTransformerBlock`` with cross-attention, from its name and path."""
+
+    def sites(name: str, path: str) -> Iterator[Site]:
+        yield Site(f"{name}.resid.in", path, In("hidden_states"))
+        for part, attention in (("self_attn", f"{path}.attn1"), ("cross_attn", f"{path}.attn2")):
+            yield from attention_sites(f"{name}.{part}", attention, unet.get_submodule(attention).heads)
+        yield from mlp_sites(f"{name}.mlp", f"{path}.ff")
+        yield Site(f"{name}.resid.out", path, Out())
+
+    return sites
+
+
+def mlp_sites(name: str, path: str) -> Iterator[Site]:
+    """Sites of a ``FeedForward``: what its last layer reads is hidden."""
+    yield Site(f"{name}.in", path, In("hidden_states"))
+    yield Site(f"{name}.hidden", f"{path}.net.2", In("input"))
+    yield Site(f"{name}.out", path, Out())
 
 
 def attention_sites(name: str, path: str, heads: Any) -> Iterator[Site]:
@@ -93,8 +144,10 @@ class LatentUNet(Adapter):
 
     def sites(self, pipeline: Pipeline) -> Iterator[Site]:
         """See :meth:`Adapter.sites`."""
+        unet = self.module(pipeline)
         yield Site("text", "", In("encoder_hidden_states"), static=True)
-        yield from transformer_sites(self.module(pipeline))
+        yield TIME
+        yield from unet_sites(unet, r"\.transformer_blocks\.\d+$", transformer_block(unet))
 
     def size_multiple(self, pipeline: Pipeline) -> int:
         """See :meth:`Adapter.size_multiple`; the pipelines refuse other sizes, even where a cell is smaller."""
@@ -137,8 +190,9 @@ class SizedUNet(LatentUNet):
 
     def sites(self, pipeline: Pipeline) -> Iterator[Site]:
         """The sites of every latent U-Net, plus the pooled text and picture size that enter the time embedding."""
-        text, *blocks = super().sites(pipeline)
+        text, time, *blocks = super().sites(pipeline)
         yield text
+        yield time
         yield Site("pooled", "add_embedding", Out(), axes=("channel",), static=True)
         yield from blocks
 

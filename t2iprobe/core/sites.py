@@ -16,11 +16,13 @@ from typing import Literal, cast, overload
 from t2iprobe.core.errors import SiteError
 from t2iprobe.core.html import table
 
-PARTS = ("self_attn", "cross_attn", "joint_attn", "dual_attn", "mlp", "text")
-PORTS = ("in", "out", "text", "q", "k", "v", "z", "pattern", "mask")
+PARTS = ("resid", "ada", "self_attn", "cross_attn", "joint_attn", "dual_attn", "mlp", "text", "text_ada", "text_mlp")
+MODULATION = tuple(f"{part}_{what}" for part in ("attn", "mlp", "dual_attn") for what in ("shift", "scale", "gate"))
+PORTS = ("in", "out", "text", "q", "k", "v", "z", "pattern", "mask", "hidden", *MODULATION)
 NAME = re.compile(
     rf"(?:[a-z_]+\.)?blocks\.\d+\.(?:{'|'.join(PARTS)})\.(?:{'|'.join(PORTS)})"
     r"|(?:[a-z_]+\.)?(?:text|text_mask|text_ids|pooled)(?:_(?:[2-9]|[1-9]\d))?|(?:[a-z_]+\.)?(?:latents|prediction)"
+    r"|resnets\.\d+\.(?:in|time|out)|skips\.\d+|mid|time"
 )
 
 Axis = Literal["token", "channel", "y", "x", "query", "head"]
@@ -65,7 +67,7 @@ class Site:
     Args:
         name: ``[component.]blocks.<i>.<part>.<port>``, or ``text`` / ``text_mask`` / ``text_ids`` / ``pooled`` for
             inputs that occur once (``text_2`` for a second one), and ``latents`` / ``prediction`` for the denoiser's
-            main input and output.
+            main input and output; ``time``, and of a U-Net ``resnets.<i>.<port>``, ``skips.<i>`` and ``mid``.
         module: path of the module below the denoiser.
         port: which argument or result of the module.
         axes: names of the axes after the row axis.
@@ -122,7 +124,7 @@ class Site:
     @property
     def kind(self) -> str:
         """``part.port``: the kind of site, without its block."""
-        return ".".join(self.name.split(".")[-2:])
+        return ".".join([part for part in self.name.split(".") if not part.isdecimal()][-2:])
 
 
 class Sites(Sequence[Site]):

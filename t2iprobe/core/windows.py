@@ -10,7 +10,7 @@ from torch import Tensor
 
 from t2iprobe.core.sites import Site, Stream
 
-#: tokens of each row, or one slice for all rows
+#: tokens of each row, or one slice for all rows; empty where there is no token axis
 Spans = tuple[slice, ...]
 
 
@@ -20,13 +20,15 @@ class Window:
 
     Args:
         axis: the token axis.
-        spans: tokens of each row, or one for all rows.
-        channels: channels of the last axis; ``None`` for all.
+        spans: see :data:`Spans`.
+        channels: some channels; ``None`` for all.
+        channel_axis: the channel axis.
     """
 
     axis: int
     spans: Spans
     channels: slice | None = None
+    channel_axis: int = -1
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -35,7 +37,9 @@ class Window:
 
     def take(self, value: Tensor) -> Tensor:
         """The part; rows with fewer tokens than others are padded with zeros."""
-        value = value[..., self.channels or slice(None)]
+        value = self._channels(value)
+        if not self.spans:
+            return value
         if len(self.spans) == 1:
             return value.narrow(self.axis, self.spans[0].start, self.lengths[0])
         longest = max(self.lengths)
@@ -46,13 +50,21 @@ class Window:
     def put(self, value: Tensor, part: Tensor) -> Tensor:
         """A copy of ``value`` with its part replaced."""
         whole = value.clone()
-        chosen = whole[..., self.channels or slice(None)]  # a view
+        chosen = self._channels(whole)  # a view
+        if not self.spans:
+            chosen.copy_(part)
+            return whole
         if len(self.spans) == 1:
             chosen.narrow(self.axis, self.spans[0].start, self.lengths[0]).copy_(part)
             return whole
         for row, own, span, length in zip(chosen, part, self.spans, self.lengths, strict=True):
             row.narrow(self.axis - 1, span.start, length).copy_(own.narrow(self.axis - 1, 0, length))
         return whole
+
+    def _channels(self, value: Tensor) -> Tensor:
+        if self.channels is None:
+            return value
+        return value.narrow(self.channel_axis, self.channels.start, self.channels.stop - self.channels.start)
 
 
 def window_of(site: Site, value: Tensor, text: Sequence[slice]) -> Window | None:
@@ -66,8 +78,11 @@ def window_of(site: Site, value: Tensor, text: Sequence[slice]) -> Window | None
     if site.stream == "all" and site.channels is None:
         return None
     channels = None if site.channels is None else slice(*site.channels)
+    along = 1 + site.axes.index("channel") if channels else -1
+    if "token" not in site.axes:
+        return Window(0, (), channels, along)
     axis = 1 + site.axes.index("token")
-    return Window(axis, spans_of(site.stream, value.shape[axis], text), channels)
+    return Window(axis, spans_of(site.stream, value.shape[axis], text), channels, along)
 
 
 def spans_of(stream: Stream, length: int, text: Sequence[slice]) -> Spans:

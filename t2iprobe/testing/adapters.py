@@ -471,7 +471,7 @@ def _is_text(adapter: Adapter, site: Site) -> bool:
     return (
         site.carried
         or site.kind in adapter.text_kv
-        or part == "text"
+        or part in ("text", "text_mlp")
         or port == "text"
         or site.name in adapter.text_entry
     )
