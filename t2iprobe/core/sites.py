@@ -163,7 +163,7 @@ class Sites(Sequence[Site]):
         return item in self._by_name or item in self._sites
 
     def __repr__(self) -> str:
-        kinds = ", ".join(f"{kind} × {count}" if count > 1 else kind for kind, count in self._kinds().items())
+        kinds = ", ".join(f"{kind} × {count}" if count > 1 else kind for kind, count in self.kinds().items())
         return f"Sites({len(self)}: {kinds})"
 
     def _repr_html_(self) -> str:
@@ -171,11 +171,12 @@ class Sites(Sequence[Site]):
         first = {site.kind: site for site in reversed(self._sites)}
         rows = [
             (kind, count, first[kind].name, first[kind].module, "row, " + ", ".join(first[kind].axes))
-            for kind, count in self._kinds().items()
+            for kind, count in self.kinds().items()
         ]
         return table(("kind", "sites", "first site", "module", "axes"), rows)
 
-    def _kinds(self) -> Counter[str]:
+    def kinds(self) -> Counter[str]:
+        """How many sites there are of each kind, in forward order."""
         return Counter(site.kind for site in self._sites)
 
     @property

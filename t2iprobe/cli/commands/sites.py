@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -36,6 +37,13 @@ class SitesOptions(PrintOptions, ConfigurationOptions, WeightOptions):
     sites: str | None = option(None, help="List sites that match this pattern instead, such as 'blocks.*.*.k'.")
 
 
+#: kinds of sites beyond attention that models of some families have
+GENERAL = (
+    "time", "pooled", "resid.in", "resid.out", "text.in", "text.out", "mlp.hidden", "mlp.out", "text_mlp.hidden",
+    "ada.attn_gate", "resnets.out", "skips", "mid",
+)  # fmt: skip
+
+
 @takes(SitesOptions)
 def sites(options: SitesOptions, context: typer.Context) -> None:
     """List the attention layers that read the text, in forward order, with the parameters of their keys and values.
@@ -49,8 +57,9 @@ def sites(options: SitesOptions, context: typer.Context) -> None:
     from t2iprobe.core.sites import Sites
 
     adapter, pipeline, name = _subject(options, context.obj)
+    every = Sites(adapter.sites(pipeline))
     if options.sites is not None:
-        _print_sites(Sites(adapter.sites(pipeline)).match(options.sites), options.format)
+        _print_sites(every.match(options.sites), options.format)
         return
     rows = layer_table(adapter, pipeline)
     chosen = [rows[i] for i in parse.layers(options.layers, len(rows))] if options.layers else rows
@@ -64,6 +73,8 @@ def sites(options: SitesOptions, context: typer.Context) -> None:
         "parameters": sum(row.parameters for row in chosen),
         "share": sum(row.parameters for row in chosen) / total,
         "layers": [asdict(row) for row in chosen],
+        "sites": (kinds := every.kinds()),
+        "absent": [kind for kind in GENERAL if kind not in kinds],
     }
     if options.format is Format.json:
         print_json(answer)
@@ -98,8 +109,24 @@ def _print_layers(answer: dict[str, Any], rows: list[LayerRow]) -> None:
         f"{len(rows)} shown = {answer['parameters']:,} parameters = {answer['share']:.2%} of "
         f"{answer['denoiser_parameters']:,}"
     )
+    tell(f"all sites (--sites '*' lists them): {_grouped(answer['sites'])}", "dim")
+    if answer["absent"]:
+        tell(f"not in this model: {', '.join(answer['absent'])}", "dim")
     if answer["inferred"]:
         say(f"inferred: {answer['inferred']}")
+
+
+def _grouped(kinds: Mapping[str, int]) -> str:
+    """Kinds of sites with their numbers, those of one part together: ``resid.{in,out} × 24``."""
+    ports: dict[tuple[str, int], list[str]] = {}
+    for kind, count in kinds.items():
+        part, _, port = kind.partition(".")
+        ports.setdefault((part, count), []).append(port)
+    said = []
+    for (part, count), listed in ports.items():
+        inner = f".{{{','.join(listed)}}}" if len(listed) > 1 else f".{listed[0]}" if listed[0] else ""
+        said.append(f"{part}{inner} × {count}" if count > 1 else f"{part}{inner}")
+    return ", ".join(said)
 
 
 def _print_sites(sites: Any, format: Format) -> None:
