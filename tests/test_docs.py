@@ -8,6 +8,7 @@ import re
 import runpy
 import shlex
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +18,7 @@ import pytest
 from shell import commands
 
 from t2iprobe.cli.command import _given
+from t2iprobe.cli.commands.study import StudyFile
 from t2iprobe.core.planted import sampling_defaults
 from t2iprobe.plugins.organisms.recipes import WEIGHTS
 from t2iprobe.registry import loading
@@ -83,6 +85,12 @@ def test_commands_have_the_options_that_they_are_shown_with(page: str) -> None:
                 parsed(commands(), shlex.split(line, comments=True))
             except Exception as error:
                 pytest.fail(f"{line}: {error or type(error)}")
+
+
+@pytest.mark.docs
+def test_the_study_file_that_is_shown_is_one() -> None:
+    (text,) = blocks("docs/how-to/scale-out.md", "toml")
+    assert StudyFile.from_table(tomllib.loads(text), "the page").set == {"select": "gap"}
 
 
 @pytest.mark.docs

@@ -85,10 +85,10 @@ def command_page(path: str, command: Any, level: int = 1) -> str:
     """What a command does and its options; of a group, those of every command in it."""
     parts = [f"{'#' * level} {path}", *explained(command.help or "")]
     group = hasattr(command, "commands")
-    if group:
-        parts += [command_page(f"{path} {name}", one, level + 1) for name, one in command.commands.items()]
     if not group or command.invoke_without_command:
         parts.append(options(command.params))
+    if group:
+        parts += [command_page(f"{path} {name}", one, level + 1) for name, one in command.commands.items()]
     return "\n\n".join(parts) + "\n"
 
 
@@ -105,14 +105,14 @@ def explained(text: str) -> Iterator[str]:
 
 def options(params: Iterable[Any], written: str = "") -> str:
     """A table for each group of options."""
-    named = [one for one in params if one.name != "help"]
+    panels: dict[str, list[Any]] = {}
+    for one in params:
+        if one.name not in ("help", "help_all"):
+            panels.setdefault(getattr(one, "rich_help_panel", None) or "Options", []).append(one)
     parts = []
-    for panel, found in groupby(named, lambda one: getattr(one, "rich_help_panel", None) or "Options"):
+    for panel, found in panels.items():
         rows = [f"| {' | '.join(cells(one, written))} |" for one in found]
-        heading = f"**{panel}**" if parts or panel != "Options" else ""
-        parts.append(
-            "\n".join([heading, "", "| option | takes | default | what it does |", "|---|---|---|---|", *rows])
-        )
+        parts.append("\n".join([f"**{panel}**", "", *HEAD, *rows]))
     return '<div class="options" markdown>\n\n' + "\n\n".join(parts) + "\n\n</div>"
 
 
