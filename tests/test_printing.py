@@ -12,7 +12,10 @@ import t2iprobe
 from t2iprobe.cli import console, main
 from t2iprobe.cli.console import PlainConsole, say, silent, tell
 from t2iprobe.cli.progress import counting
+from t2iprobe.cli.studies import watched
 from t2iprobe.cli.tables import bar, print_table
+from t2iprobe.core.runs.stop import Stop
+from t2iprobe.core.sweep import Cost, TrialResult
 
 HOSTILE = "a [/red] [bold]b :smile: \x1b[31mc \x9b1m \x07 \x7f \u202ed \udcff é"
 SHOWN = "a [/red] [bold]b :smile: \\x1b[31mc \\x9b1m \\x07 \\x7f \\u202ed \\udcff é"
@@ -93,6 +96,22 @@ def test_progress_is_told_where_no_bar_can_be_drawn(
         tick(1, 4)
         tick(2, 4)
     assert re.fullmatch(expected, capsys.readouterr().err)
+
+
+def test_the_bar_of_a_study_goes_to_the_total_of_its_plan(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows of donors and of guidance are no pictures; a search asks in parts."""
+    monkeypatch.setattr("t2iprobe.cli.progress.EVERY", 0.0)
+    with watched("signs", 2, Stop(), lambda pairs, cost: 4) as calls:
+        for part in range(3):
+            calls.planned(1, Cost(2, 2 * 3 * 5, 10))  # two pictures and a donor, guided, 5 steps
+            for step in range(5):
+                calls.on_step(3, step)
+            calls.measured(TrialResult(part, {"a": {}, "b": {}}, {}, 0, 0))
+    shown = re.findall(r"signs ([\d.]+)/(\d+)", capsys.readouterr().err)
+    assert {total for _, total in shown} == {"4", "6"} and shown[-1] == ("6", "6")
+    assert [float(done) for done, _ in shown] == sorted(float(done) for done, _ in shown)
 
 
 @pytest.mark.parametrize("words", [["study", "status"], ["patch", "--model"], ["localize", "--method"], ["report"], []])

@@ -37,7 +37,7 @@ def rare(groups: Mapping[str, list[str]]) -> dict[str, list[str]]:
 def _show_all(context: typer.Context, wanted: bool) -> None:
     if wanted:
         context.meta[_ALL] = True
-        typer.echo(context.get_help(), color=context.color)
+        context.get_help()  # prints it, as typer does with rich
         raise typer.Exit
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from t2iprobe.cli.console import notes, say_finished, stopping
+from t2iprobe.cli.console import say, say_finished, stopping
 from t2iprobe.cli.cost import agree, duration, memory_text
 from t2iprobe.cli.options import ConfirmOptions, TrackOptions
 from t2iprobe.core.command_options import option
@@ -18,6 +19,8 @@ from t2iprobe.core.option_groups import FREE
 from t2iprobe.core.parse import size_text
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from t2iprobe.core.contracts.tracker import Tracker
     from t2iprobe.core.model import CostProbe
     from t2iprobe.core.runs.stop import Stop
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
 
 RUNS = Path("runs")
+REPORT = 2.0  # seconds that report and pictures of a study take, measured on two CPU cores
 
 
 class ExecutionOptions(ConfirmOptions, TrackOptions):
@@ -58,9 +62,22 @@ class Ready:
     yes: bool = False
 
     def seconds(self, cost: Cost) -> float:
-        """How long it takes; 0 if the model is on another machine."""
+        """How long it takes, with scores and report; 0 if the model is on another machine."""
         probe = self.probe
-        return 0.0 if probe is None else probe.seconds(cost.rows, cost.images)
+        return 0.0 if probe is None else probe.seconds(cost.rows, cost.images) + cost.images * self.scoring + REPORT
+
+    @cached_property
+    def scoring(self) -> float:
+        """Seconds that it takes here to score a picture, measured on one that shows a pair's word."""
+        model, scorer = self.context.model, getattr(self.context.evaluator, "scorer", None)
+        if model is None or scorer is None:
+            return 0.0
+        pair = self.plan.pairs[0]
+        shown = with_word(pair.target_word, model.picture_size(self.plan.question.sampling))
+        scorer.score(pair, [shown], shown)  # loads what it needs
+        begun = time.perf_counter()
+        scorer.score(pair, [shown] * 2, shown)
+        return (time.perf_counter() - begun) / 2
 
     @cached_property
     def probe(self) -> CostProbe | None:
@@ -68,22 +85,49 @@ class Ready:
         model = self.context.model
         return None if model is None else model.probe(self.plan.question.sampling)
 
-    def announce(self, plan: str, cost: Cost) -> None:
-        """Print the plan on one line on stderr, with its time, memory and disk space.
+    def announce(self, plan: str, cost: Cost, least: Cost | None = None) -> int:
+        """Print the plan on stderr, with its time, memory and disk space.
+
+        Args:
+            plan: what is done.
+            cost: what that takes, at most.
+            least: what it takes at least, if that is less.
+
+        Returns:
+            The number of pictures, at least.
 
         Raises:
             ConfigError: it is long or large, and the user did not agree to it.
         """
         seconds, size = self.seconds(cost), cost.images * self.context.image_bytes
-        takes = f"about {duration(seconds)}, " if seconds else ""
+        from_here = "" if least is None else f"{duration(self.seconds(least))} to "
+        takes = f"about {from_here}{duration(seconds)} from here on, " if seconds else ""
         if (model := self.context.model) is not None:
             takes += f"{memory_text(model, self.plan.question.sampling, self.plan.question.batch_size)}, "
         place = self.plan.question.store or self.path
-        notes.print(f"plan: {plan}; {takes}disk at most {size_text(size)} in {place}")
+        say(f"plan: {plan}; {takes}disk at most {size_text(size)} in {place}")
         agree(self.yes, seconds, size)
+        return (least or cost).images
 
 
-Announce = Callable[[Ready, int, "Cost"], None]  # gets the study, its number of pairs and its cost
+#: gets the study, its number of pairs and the cost of its first pictures; returns how many pictures there are in all
+Announce = Callable[[Ready, int, "Cost"], int]
+
+
+def with_word(word: str, size: tuple[int, int]) -> Image:
+    """A grey picture that shows a word, as the models' pictures of text do.
+
+    Args:
+        word: the word.
+        size: height and width in pixels.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    height, width = size
+    shown = Image.new("RGB", (width, height), "lightgrey")
+    font = ImageFont.load_default(max(8, width // max(4, len(word))))
+    ImageDraw.Draw(shown).text((width / 2, height / 2), word, "black", font, anchor="mm")
+    return shown
 
 
 def start(
@@ -127,11 +171,9 @@ def start(
         if context.model is not None:
             check_arch(context.model, arch)
             say_loaded(context.model)
-        evaluations = context.model.evaluations(plan.question.num_steps) if context.model else context.space.steps
+        sides = context.model.guided(plan.question.sampling) if context.model else 1
         ready = Ready(context, plan, path, where.yes)
-        with watched(
-            "measuring", evaluations, stop, lambda pairs, cost: announce(ready, pairs, cost), trackers
-        ) as callbacks:
+        with watched("measuring", sides, stop, lambda pairs, cost: announce(ready, pairs, cost), trackers) as callbacks:
             return plan.on(context).run(path, callbacks)
 
 
@@ -179,39 +221,45 @@ def _context(plugins: Plugins, plan: PlannedStudy, where: ExecutionOptions, stop
 @contextmanager
 def watched(
     what: str,
-    evaluations: int,
+    sides: int,
     stop: Stop,
-    announce: Callable[[int, Cost], None],
+    announce: Callable[[int, Cost], int],
     trackers: Sequence[Tracker] = (),
 ) -> Iterator[StudyCallbacks]:
-    """Announce the plan, and show progress in pictures; a localizer may ask more than once, so the total can grow.
+    """Announce the plan, and show progress in pictures; a search that takes more than its plan lets the total grow.
 
     Args:
         what: what is done, for the progress bar.
-        evaluations: denoiser evaluations per picture.
+        sides: rows of the denoiser for each row of a generation.
         stop: says whether the study is to stop.
-        announce: gets the number of pairs and the cost before the first pictures.
+        announce: gets the number of pairs and the cost before the first pictures, and returns how many there are in
+            all.
         trackers: follow the study.
     """
     from t2iprobe.cli.progress import bar
     from t2iprobe.core.study.context import StudyCallbacks
 
-    stepped = False
+    asked, done, begun, share = 0, 0, 0.0, 0.0  # pictures; those not scored yet count by their steps
     with bar(what) as (progress, task):
 
         def planned(pairs: int, cost: Cost) -> None:
-            total = progress.tasks[task].total
-            if not total:
-                announce(pairs, cost)
-            progress.update(task, total=(total or 0) + cost.images)
+            nonlocal asked, share
+            total = announce(pairs, cost) if not asked else progress.tasks[task].total or 0
+            asked += cost.images
+            share = cost.images * sides / cost.rows if cost.rows else 0.0  # of a picture, for a row and step
+            progress.update(task, total=max(total, asked))
+
+        def show() -> None:
+            progress.update(task, completed=min(asked, done + begun))
 
         def on_step(rows: int, step: int) -> None:
-            nonlocal stepped
-            stepped = True
-            progress.advance(task, rows / evaluations)
+            nonlocal begun
+            begun += rows * share
+            show()
 
         def measured(answer: TrialResult) -> None:
-            if not stepped:  # on a cluster, where no steps are reported
-                progress.advance(task, len(answer.scores))
+            nonlocal begun, done
+            done, begun = done + len(answer.scores), max(0.0, begun - len(answer.scores))
+            show()
 
         yield StudyCallbacks(planned, on_step, measured, stop, trackers)

@@ -77,9 +77,9 @@ def edited(options: EditOptions, plugins: Plugins, command: Sequence[str] = ()) 
     runfolder.check(path)
     stop = stopping()
     with prepared(options, plugins, path, command) as (study, sweep):
-        evaluations = sweep.model.evaluations(options.num_steps)
+        sides = sweep.model.guided(sweep.settings)
         announce = partial(_announce, sweep, path, options.yes)
-        with watched("editing", evaluations, stop, announce, trackers) as callbacks:
+        with watched("editing", sides, stop, announce, trackers) as callbacks:
             study.run(path, callbacks)
     if sweep.picture is not None:
         keep(path, {PHOTO: sweep.picture})
@@ -101,8 +101,8 @@ def _finished(path: Path, options: EditOptions, plugins: Plugins) -> dict[str, A
     return plugins.answer(path, {"methods": list, "sentence": str, "clusters": int, "report": str})
 
 
-def _announce(sweep: EditSweep, path: Path, yes: bool, pairs: int, cost: Cost) -> None:
-    """Print the plan on one line on stderr; refuse a long run without ``--yes``."""
+def _announce(sweep: EditSweep, path: Path, yes: bool, pairs: int, cost: Cost) -> int:
+    """Print the plan on one line on stderr, and return the number of images; refuse a long run without ``--yes``."""
     model, labels = sweep.model, ", ".join(method.label for method in sweep.methods)
     probe = model.probe(sweep.settings)
     seconds = probe.seconds(cost.rows, cost.images)
@@ -114,6 +114,7 @@ def _announce(sweep: EditSweep, path: Path, yes: bool, pairs: int, cost: Cost) -
         f"{duration(seconds)}, {memory}, disk at most {max(2 * size / 1e6, 0.1):.1f} MB in {path}"
     )
     agree(yes, seconds, size)
+    return cost.images
 
 
 def _print(answer: Mapping[str, Any], format: Format) -> None:

@@ -204,8 +204,8 @@ def donors_said(model: Model) -> str:
     return "a donor takes a row in every batch that it is patched in"
 
 
-def announce(ready: Ready, pairs: int, cost: Cost) -> None:
-    """Print the plan of a study on stderr before its first pictures.
+def announce(ready: Ready, pairs: int, cost: Cost) -> int:
+    """Print the plan of a study on stderr before its first pictures; returns how many there will be.
 
     A search begins with few of its trials; what it takes in all comes from a rehearsal.
 
@@ -217,19 +217,19 @@ def announce(ready: Ready, pairs: int, cost: Cost) -> None:
     if model is not None and rehearses(plan.localizer):
         costs = [_rehearsed(ready, model, count) for count in EXPECTED]
         few, many = (f"{counted(one.images, 'picture')} ({counted(one.rows, 'row')})" for one in costs)
-        ready.announce(
+        return ready.announce(
             f"{what}, {counted(len(plan.pairs), 'pair')}: in all {few} if one layer is the answer, {many} if "
             f"{EXPECTED[1]} share it, as rehearsed on a simulated model; {donors_said(model)}",
             max(costs, key=ready.seconds),
+            min(costs, key=ready.seconds),
         )
-    else:
-        more = " to begin with" if plan.localizer.searches else ""
-        ready.announce(
-            f"{what}, {pairs} of {counted(len(plan.pairs), 'pair')} not measured yet: "
-            f"{counted(cost.images, 'picture')}, {counted(cost.calls, 'denoiser call')} "
-            f"({counted(cost.rows, 'row')}){more}" + (f"; {donors_said(model)}" if model else ""),
-            cost,
-        )
+    more = " to begin with" if plan.localizer.searches else ""
+    return ready.announce(
+        f"{what}, {pairs} of {counted(len(plan.pairs), 'pair')} not measured yet: "
+        f"{counted(cost.images, 'picture')}, {counted(cost.calls, 'denoiser call')} "
+        f"({counted(cost.rows, 'row')}){more}" + (f"; {donors_said(model)}" if model else ""),
+        cost,
+    )
 
 
 def _rehearsed(ready: Ready, model: Model, count: int) -> Cost:
@@ -240,11 +240,11 @@ def _rehearsed(ready: Ready, model: Model, count: int) -> Cost:
     return _rehearsal(plan.question, model, expected, asked, plan.localizer).spent
 
 
-def announce_sweep(ready: Ready, pairs: int, cost: Cost) -> None:
+def announce_sweep(ready: Ready, pairs: int, cost: Cost) -> int:
     """Print the plan of ``t2iprobe patch``, see :func:`announce`."""
     model, question = ready.context.model, ready.plan.question
     assert model is not None
-    ready.announce(
+    return ready.announce(
         f"{counted(pairs, 'pair')} × {counted(cost.images // pairs - 2, 'trial')} (+ source and target) = "
         f"{counted(cost.images, 'picture')} of {counted(model.steps(question.num_steps), 'step')}, "
         f"{counted(cost.calls, 'denoiser call')} ({counted(cost.rows, 'row')}); {donors_said(model)}",
