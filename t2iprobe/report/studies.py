@@ -157,7 +157,8 @@ def study_sheet(result: StudyResult, trials: Sequence[Trial], named: Collection[
         images = list(map(_small, result.pictures(["source", "target", *labels], number)))
         rows.append((f"{pair.source_word}\n→ {pair.target_word}", images))
     ref, concept = subject(result)
-    title = f"{ref or result.manifest['pipeline']}: the {concept} of the source, with the layers above each column patched from the target"
+    model = ref or result.manifest["pipeline"]
+    title = f"{model}: the source, with the {concept} of the layers above each column taken from the target"
     few = f" ({len(numbers)} of {len(usable)} pairs)" if len(numbers) < len(usable) else ""
     return contact_sheet(labels, rows, named, title + few)
 
