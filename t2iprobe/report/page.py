@@ -23,6 +23,7 @@ from t2iprobe.report.sections import Cell, Overlap, Page, PairView, ReportTable,
 if TYPE_CHECKING:
     from typer import Typer
 
+    from t2iprobe.core.scoring import Scored
     from t2iprobe.core.study.result import StudyResult
     from t2iprobe.registry.manager import Plugins
 
@@ -73,7 +74,12 @@ def study_page(result: StudyResult, plugins: Plugins) -> Page:
     shown = trial_views(result, rows, stated, finding.layers if finding else (), planted)
     return replace(
         page,
-        sections=[*tried(result, rows, stated), *aggregate_sections(result, plugins, rows), *sections],
+        sections=[
+            *other_scores(result, shown),
+            *tried(result, rows, stated),
+            *aggregate_sections(result, plugins, rows),
+            *sections,
+        ],
         score=result.rank.removesuffix("_target"),
         clean=result.unpatched(),
         trials=shown,
@@ -124,6 +130,7 @@ def trial_views(
         alone = None if known else evidence(scored, group, apart=True)
         target, source = (scored.clustered(name)[2:].mean(axis=1).tolist() for name in (scored.rank, scored.against))
         ssim = scored.scores["ssim"][2:].mean(axis=1).tolist()
+        others = {name: scored.clustered(name)[2:].mean(axis=1).tolist() for name in further(scored)}
         for index, trial in enumerate(group):
             views[trial.label] = TrialView(
                 label=trial.label,
@@ -135,8 +142,27 @@ def trial_views(
                 pairs=pairs,
                 overlap=overlap(trial.layers, named),
                 planted=bool(trial.layers) and set(trial.layers) <= set(planted),
+                others={name: means[index] for name, means in others.items()},
             )
     return [views[trial.label] for trial in trials if trial.label in views]
+
+
+def further(scored: Scored) -> list[str]:
+    """Names of the scores beside the ranking one, its counterpart against the source, and SSIM."""
+    return [name for name in scored.scores if name not in (scored.rank, scored.against, "ssim")]
+
+
+def other_scores(result: StudyResult, views: Sequence[TrialView]) -> list[Section]:
+    """A table of the further scores of some patches and of the unpatched pictures; nothing where there are none."""
+    unpatched = result.scored([])
+    if not (names := further(unpatched)) or not views or not unpatched.clusters:
+        return []
+    means = {name: unpatched.clustered(name).mean(axis=1).tolist() for name in names}
+    ends = enumerate(("source, unpatched", "target, unpatched"))
+    rows: list[list[Cell]] = [[label, *(means[name][index] for name in names)] for index, label in ends]
+    rows += [[view.label, *(view.others[name] for name in names)] for view in views]
+    text = "Means of what was measured besides, against the target's content and against the source's."
+    return [Section("Other scores", text, ReportTable(["patch", *names], rows))]
 
 
 def overlap(layers: Sequence[int], named: Sequence[int]) -> Overlap:

@@ -109,6 +109,7 @@ class TrialView:
         overlap: how the patch relates to the found layers.
         planted: whether it belongs to the ground truth, if that is known.
         pairs: number of pairs that it was run on.
+        others: the other scores that were measured, by name.
     """
 
     label: str
@@ -120,6 +121,7 @@ class TrialView:
     overlap: Overlap = "none"
     planted: bool = False
     pairs: int = 0
+    others: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,7 @@ def study_view(
 def facts(result: StudyResult, plugins: Plugins) -> dict[str, Any]:
     """What the answers of all studies of layers have."""
     settings, spent, (ref, concept) = result.manifest["settings"], result.manifest["spent"], subject(result)
+    asked = result.manifest["arguments"].get("question", {}).get("metric", ())
     return {
         "model": ref,
         "arch": settings.get("adapter"),
@@ -66,6 +67,12 @@ def facts(result: StudyResult, plugins: Plugins) -> dict[str, Any]:
         "pairs": len(result.pairs),
         "clusters": len(set(result.clusters)),
         "set_aside": settings["set_aside"],
+        "further": [
+            name
+            for metric in asked
+            for name in (metric, f"{metric}_target")
+            if name in result.scores and name not in (result.rank, "ssim")
+        ],
         "denoiser_calls": spent["calls"],
         "denoiser_rows": spent["rows"],
     }
@@ -106,7 +113,7 @@ def patches(finding: Finding, page: Page) -> list[dict[str, Any]]:
     inner = [row for name, rows in finding.tables().items() if name not in WHOLE for row in rows]
     ways = {row["label"]: [row[key] for key in Interval._fields] for row in inner}
     return [
-        {"label": label, "score": None, "response": way, "pairs": None, "found": (way[1] or 0.0) > FOUND}
+        {"label": label, "score": None, "response": way, "pairs": None, "found": (way[1] or 0.0) > FOUND, "scores": {}}
         for label, way in ways.items()
     ] or [
         {
@@ -115,6 +122,7 @@ def patches(finding: Finding, page: Page) -> list[dict[str, Any]]:
             "response": one.response.plain(),
             "pairs": one.pairs,
             "found": one.overlap == "found",
+            "scores": dict(one.others),
         }
         for one in page.trials
     ]

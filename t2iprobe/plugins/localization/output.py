@@ -16,6 +16,7 @@ from t2iprobe.core.statistics import Interval
 from t2iprobe.core.study.result import StudyResult
 from t2iprobe.report.figures import bar_plot
 from t2iprobe.report.folder import RunView
+from t2iprobe.report.page import further
 from t2iprobe.report.studies import facts, finding_of, study_view
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def _layer(index: int, row: Mapping[str, Any], result: StudyResult) -> dict[str,
         "score_source": float(scored.clustered(scored.against)[2].mean()),
         "response": [row["mean"], row["low"], row["high"]],
         "ssim": float(scored.clustered("ssim")[2].mean()),
+        "scores": {name: float(scored.clustered(name)[2].mean()) for name in further(scored)},
     }
 
 
@@ -101,10 +103,19 @@ def print_localized(answer: Mapping[str, Any]) -> None:
     title = f"{answer['model']}: {answer['method']}, {answer['concept']}"
     if shown:
         cells = [
-            (row["label"], row["score"], *_way(row["response"]), row["pairs"], bar(row["response"][0])) for row in shown
+            (
+                row["label"],
+                row["score"],
+                *_way(row["response"]),
+                *_further(answer, row),
+                row["pairs"],
+                bar(row["response"][0]),
+            )
+            for row in shown
         ]
         styles = ["bold green" if row["found"] else "" for row in shown]
-        heads = ("layers patched", answer["score"].replace("_", " "), "way", "95 % bounds", "pairs", "")
+        others = map(_spaced, answer["further"])
+        heads = ("layers patched", _spaced(answer["score"]), "way", "95 % bounds", *others, "pairs", "")
         print_table(heads, cells, title=title, styles=styles)
         left_out = f"; the {len(shown)} of {len(rows)} patches that go furthest" if len(shown) < len(rows) else ""
         tell(f"way: from source (0) to target (1){left_out}", "italic")
@@ -117,7 +128,8 @@ def print_localized(answer: Mapping[str, Any]) -> None:
 
 def print_patched(answer: Mapping[str, Any]) -> None:
     """Print the answer of ``patch`` on stdout."""
-    score, planted = answer["score"], answer["planted"] or ()
+    score, planted = _spaced(answer["score"]), answer["planted"] or ()
+    others = map(_spaced, answer["further"])
     rows = [
         (
             f"{row['index']} {PLANTED if row['index'] in planted else ''}".strip(),
@@ -126,12 +138,13 @@ def print_patched(answer: Mapping[str, Any]) -> None:
             *_way(row["response"]),
             row["score_source"],
             row["ssim"],
+            *_further(answer, row),
             bar(row["response"][0]),
         )
         for row in answer["layers"]
     ]
     print_table(
-        ("layer", "path", f"{score} target", "way", "95 % bounds", f"{score} source", "SSIM", ""),
+        ("layer", "path", f"{score} target", "way", "95 % bounds", f"{score} source", "SSIM", *others, ""),
         rows,
         title=f"{answer['model']}: patching one at a time, {answer['concept']}",
         styles=["bold green" if row["index"] in answer["top"] else "" for row in answer["layers"]],
@@ -145,6 +158,16 @@ def print_patched(answer: Mapping[str, Any]) -> None:
         f"{answer['seconds']:.0f} s, {counted(answer['denoiser_calls'], 'denoiser call')}. "
         f"Pictures: {answer['contact_sheet']}, {answer['plot']}, report: {answer['report']}"
     )
+
+
+def _further(answer: Mapping[str, Any], row: Mapping[str, Any]) -> list[float | None]:
+    """The cells of the metrics that were asked for besides."""
+    return [row["scores"].get(name) for name in answer["further"]]
+
+
+def _spaced(score: str) -> str:
+    """The name of a score as a heading."""
+    return score.replace("_", " ")
 
 
 def _way(response: Sequence[float | None]) -> tuple[float | None, str | None]:
