@@ -46,7 +46,8 @@ def page(notebook: dict[str, Any], name: str) -> str:
             else:
                 parts.append(f"![What the cell draws](data:image/png;base64,{output['data']['image/png']})")
     download = (
-        f"[Download the notebook]({name}.ipynb), or take `examples/{name.replace('-', '_')}.py` from the repository."
+        f"[Download the notebook]({name}.ipynb), or take `examples/{name.replace('-', '_')}.py` from the repository. "
+        "It needs Jupyter and pandas: `pip install jupyter pandas`."
     )
     return "\n\n".join([parts[0], download, *parts[1:]]) + "\n"
 
