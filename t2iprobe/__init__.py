@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from t2iprobe.api.comparison import Comparison, compare
     from t2iprobe.api.outcomes import EditResult, Finetuned, Inversion, Outcome
     from t2iprobe.architectures.probed import ProbedAdapter
+    from t2iprobe.core.attention_maps import WordMaps, word_maps
     from t2iprobe.core.branch import Branch
     from t2iprobe.core.cache import ActivationCache
     from t2iprobe.core.contracts.adapter import Adapter, Conditioning
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from t2iprobe.core.store.reader import ActivationStore
     from t2iprobe.core.store.writer import ActivationWriter
     from t2iprobe.core.trials import Trial
+    from t2iprobe.core.words import word_tokens
     from t2iprobe.plugins.toxicity.guard import Guard
     from t2iprobe.registry.hookspecs import hookimpl
     from t2iprobe.registry.manager import Plugins
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "architectures.probed": ("ProbedAdapter",),
+    "core.attention_maps": ("WordMaps", "word_maps"),
     "core.branch": ("Branch",),
     "core.contracts.adapter": ("Adapter", "Conditioning"),
     "core.contracts.detector": ("Detector", "Hit", "Rewriter"),
@@ -63,6 +66,7 @@ _HOMES = {
     "core.store.reader": ("ActivationStore",),
     "core.store.writer": ("ActivationWriter",),
     "core.trials": ("Trial",),
+    "core.words": ("word_tokens",),
     "api": ("guard", "load", "prompt_set"),
     "api.commands": ("capture", "continual", "edit", "finetune", "invert", "localize", "patch_layers"),
     "api.comparison": ("Comparison", "compare"),
@@ -124,6 +128,7 @@ __all__ = [
     "T2IProbeError",
     "Tracker",
     "Trial",
+    "WordMaps",
     "ablate",
     "capture",
     "compare",
@@ -142,6 +147,8 @@ __all__ = [
     "patch_layers",
     "prompt_set",
     "steer",
+    "word_maps",
+    "word_tokens",
 ]
 
 

@@ -27,7 +27,7 @@ PYTHON = {
     "functions": ("Functions and their results", "api", "registry.results", "registry.studies", "plugins.toxicity"),
     "models": ("Models, runs and sites", "core.model", "core.sites", "core.branch", "core.pairs"),
     "edits": ("Patches and other edits", "core.interventions", "core.scope"),
-    "activations": ("Activations", "core.cache", "core.store"),
+    "activations": ("Activations", "core.cache", "core.store", "core.attention_maps", "core.words"),
     "plugins": (
         "What plugins use",
         *("architectures", "core.scoring", "core.trials", "registry.hookspecs", "registry.manager", "report"),
