@@ -7,7 +7,7 @@ import inspect
 import math
 import pkgutil
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from t2iprobe.core.errors import ConfigError
@@ -27,9 +27,11 @@ def choice(what: str, name: str, known: Mapping[str, Value]) -> Value:
 
 
 def near(name: str, known: Iterable[str]) -> str:
-    """``; did you mean …`` or ``; there are …``."""
+    """``; did you mean …`` or ``; there are …``: first names that contain the name, then those spelled alike."""
     names = sorted(known)
-    close: Sequence[str] = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    containing = [one for one in names if len(name) > 2 and name.lower() in one.lower()]
+    alike = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    close = list(dict.fromkeys([*containing, *alike]))[:3]
     return f"; did you mean {' or '.join(close)}?" if close else f"; there are {', '.join(names)}"
 
 
