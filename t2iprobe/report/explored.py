@@ -26,10 +26,9 @@ def view(path: Path, plugins: Plugins) -> RunView:
     shown = [(name, image) for name in NAMES if (image := kept(path, f"{PICTURES}/{name}.png")) is not None]
     sheet = mosaic(shown) if shown else None
     sentence = str(manifest.get("sentence", "not finished"))
-    drawn = [] if sheet is None else [("source, result and target", sheet)]
     rows = [[name.replace("_", " "), str(value)] for name, value in scene.items()]
     sections = [
-        Section("Pictures", f"`python {SCRIPT}` in this folder draws the result again.", figures=drawn),
+        Section("Pictures", f"{SCRIPT} in this folder draws the result again.", pictures=shown),
         Section("On the screen", "", ReportTable(["setting", "value"], rows)),
     ]
     command = str(manifest["arguments"].get("command") or f"python {SCRIPT}")

@@ -37,7 +37,7 @@ def save(
         files: dict[str, Any] = {f"{PICTURES}/{name}.png": one.png for name, one in drawing.pictures.items()}
         files[SCRIPT] = python(scene, drawing.parts, model.ref, loading, drawing.beside)
         keep(session.path, files)
-        session.done(rows=drawing.rows)
+        session.done()
         return {"sentence": sentence, "moved": drawing.moved}
 
     settings = {"command": KIND, "scene": scene.given(), **facts["decides"]}

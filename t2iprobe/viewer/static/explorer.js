@@ -86,7 +86,8 @@ const texts = (pair) => Object.fromEntries(Object.entries(pair).map(([name, valu
 
 function request(more) {
   const { model, word, ...rest } = scene;
-  const given = Object.entries(rest).filter(([name, value]) => value !== "" && !(name === "heads" && !hasHeads()));
+  const chosen = ([name, value]) => value !== "" && value !== DEFAULTS[name] && (name !== "heads" || hasHeads());
+  const given = Object.entries(rest).filter(chosen);
   const numbers = ["seed", "num_steps", "guidance", "factor"];
   const body = {
     page,
