@@ -20,6 +20,7 @@ from PIL import Image
 from t2iprobe.architectures.deepfloyd import DeepFloydIF
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.cli import main
+from t2iprobe.cli.completion import KINDS, METHODS, bundled
 from t2iprobe.cli.models import published_ref, reference
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.load_options import Embedded
@@ -87,6 +88,36 @@ def walked(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[st
         yield words, command
     for name, each in inner.items():
         yield from walked(each, (*words, name))
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("localize --method ad", {"adaptive"}),
+        ("edit --method prompt-t", {"prompt-to-prompt"}),
+        ("patch --arch sdx", {"sdxl"}),
+        ("patch --model tiny-s", {"tiny-sd3", "tiny-sdxl"}),
+        ("patch --format ", {"table", "json"}),
+        ("report ", {"runs/done", "runs/stopped"}),
+        ("edit --from runs/d", {"runs/done"}),
+    ],
+)
+def test_the_shell_completes_names_and_runs(
+    words: str, expected: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("done", "stopped"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / MANIFEST).write_text("{}")
+    line = f"t2iprobe {words}"
+    asked = {"_T2IPROBE_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)}
+    assert set(invoke(env=asked).stdout.split()) == expected
+
+
+def test_what_the_shell_completes_is_what_bundled_plugins_register() -> None:
+    names = Plugins(installed=False).names()
+    assert bundled() == {kind: names[kind] for kind in bundled()}, "write names() into t2iprobe/cli/names.json again"
+    assert {*KINDS.values(), *METHODS.values()} == {*bundled()}
 
 
 def test_the_plain_command_says_what_to_do_next(call: Call) -> None:

@@ -13,6 +13,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from t2iprobe.cli.commandline import quoted, typed
+from t2iprobe.cli.completion import completion
 from t2iprobe.cli.help import RARE, HelpAll, rare
 from t2iprobe.core.command_options import Options, extra_of, flags, is_argument, panel_of
 
@@ -88,6 +89,7 @@ def _parameter(kind: type[Options], name: str, field: FieldInfo) -> inspect.Para
         "help": _help(field.description or "", choices),
         "show_default": _has_default(field),
         "rich_help_panel": panel_of(kind, name),
+        "autocompletion": completion(name, choices),
     }
     if shape is not bool:
         settings["metavar"] = name.upper() if argument else word + _bounds(extra)
