@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from t2iprobe.cli.tables import cell_text
 from t2iprobe.core.contracts.localizer import WAY
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.html import paragraph, table
@@ -84,7 +85,7 @@ class Comparison:
         return f"{said}, with {counted(costs[0], 'picture')} and {counted(costs[1], 'picture')}{unlike}."
 
     def __repr__(self) -> str:
-        rows = [*self._facts(), *((f"layer {_layer(row)}", [*map(_said, row.ways)]) for row in self.layers)]
+        rows = [*self._facts(), *((f"layer {_layer(row)}", [*map(cell_text, row.ways)]) for row in self.layers)]
         name, first = (
             max(map(len, column)) for column in zip(*((head, cells[0]) for head, cells in rows), strict=True)
         )
@@ -93,7 +94,7 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         rows = [(name, *values) for name, values in self._facts()]
-        rows += [(f"layer {_layer(row)}", *map(_said, row.ways)) for row in self.layers]
+        rows += [(f"layer {_layer(row)}", *map(cell_text, row.ways)) for row in self.layers]
         return paragraph(self.sentence) + table(("", "first", "second"), rows) + paragraph(f"layers: {WAY}")
 
     def to_frame(self) -> DataFrame:
@@ -112,7 +113,7 @@ class Comparison:
             ("model", [str(result.manifest.get("model") or "–") for result in self.results]),
             ("pairs", [f"{len(one['pairs'])}, {len(one['held_out'])} held out" for one in settings]),
             ("layers", [ranges(result.layers) or "none" for result in self.results]),
-            ("together", [_said(one.response if one else None) for one in findings]),
+            ("together", [cell_text(one.response if one else None) for one in findings]),
             ("cost", [result.cost for result in self.results]),
         ]
 
@@ -144,10 +145,6 @@ def _layer(row: ComparedLayer) -> str:
 
 def _named(layers: Sequence[int]) -> str:
     return f"layer{'s' if len(layers) > 1 else ''} {ranges(layers)}" if layers else "no layer"
-
-
-def _said(value: Interval | None) -> str:
-    return "–" if value is None else value.said(2)
 
 
 def _row(one: ComparedLayer) -> dict[str, Any]:
