@@ -47,6 +47,7 @@ async function follow() {
   const before = scene;
   scene = read();
   fill();
+  if (!scene.model) return say("There is no bundled model here: start the viewer with --model REF.");
   if (!choices || before.model !== scene.model || before.num_steps !== scene.num_steps) {
     const other = before.model !== scene.model;
     choices = await lines(
