@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import runpy
 import sys
 from pathlib import Path
+
+import diffusers
+import pytest
 
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "gpu.py"
 
 
-def test_the_script_runs_on_tiny_models(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("default")  # as in a process of its own
+def test_the_script_runs_on_tiny_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = ["--tiny", "--device", "cpu", "--models", "sd3-medium", "--steps", "1", "--rows", "2"]
-    subprocess.run([sys.executable, SCRIPT, *asked, "--out", tmp_path], check=True, capture_output=True)
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *asked, "--out", str(tmp_path)])
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    verbosity = diffusers.utils.logging.get_verbosity()
+    try:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    finally:
+        diffusers.utils.logging.set_verbosity(verbosity)
     found = json.loads((tmp_path / "gpu.json").read_text())
     assert "error" not in json.dumps(found)
     assert found["sd3-medium"]["pictures"]["equal pictures"] is True
