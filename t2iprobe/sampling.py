@@ -232,16 +232,19 @@ def model_denoiser(
 
         return call
 
+    def encoded_prompts(texts: list[str]) -> Conditioning:
+        with torch.no_grad():
+            encoded = model.adapter.encode_prompts(model.pipeline, texts)
+            return model.adapter.with_guidance(model.pipeline, encoded, guidance)
+
     def with_null(null: Tensor) -> Denoiser:
         return denoiser(replace(uncond, tokens=null))
 
-    texts = list(prompts), [""] * len(prompts)
-    with torch.no_grad():
-        cond, uncond = (
-            model.adapter.with_guidance(model.pipeline, model.adapter.encode_prompts(model.pipeline, side), guidance)
-            for side in texts
-        )
-    return Guided(denoiser(cond), denoiser(uncond), two_sided(model, guidance), None, with_null, uncond.tokens)
+    cond, scale = denoiser(encoded_prompts(list(prompts))), two_sided(model, guidance)
+    if sides(scale) == 1:  # the other side is never called
+        return Guided(cond, cond, scale)
+    uncond = encoded_prompts([""] * len(prompts))
+    return Guided(cond, denoiser(uncond), scale, None, with_null, uncond.tokens)
 
 
 def inverted_pictures(

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -409,7 +410,9 @@ def sampler(sd3: Model, finished: Inverted) -> resample.LevelSampler:
     return resample.LevelSampler(sd3, finished)
 
 
-def test_interpolation_ends_at_the_pictures(sampler: resample.LevelSampler, finished: Inverted) -> None:
+def test_interpolation_ends_at_the_pictures(
+    sampler: resample.LevelSampler, finished: Inverted, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At 0 and 1 the pictures between true noises are the run's own, so their distance is that of the pairs alone."""
     metrics = [PLUGINS.metrics()["ssim"]()]  # type: ignore[list-item]
     options = InterpolateOptions(run=finished.path, limit=2, points=3)
@@ -419,7 +422,10 @@ def test_interpolation_ends_at_the_pictures(sampler: resample.LevelSampler, fini
         read.append(float(pixels.mean()))
         return [float(picture.mean()) for picture in pixels]
 
+    prompted = Mock(wraps=resample.model_denoiser)
+    monkeypatch.setattr(resample, "model_denoiser", prompted)
     found, drawn = interpolate.interpolate(sampler, options, ["euler"], metrics, brightness)
+    assert prompted.call_count <= 1  # all sets of pictures have the same prompts
     assert [row["read"] for row in found["rows"]] == pytest.approx(read)  # each set of pictures once
     rows = {(row["what"], row["share"]): row for row in found["rows"]}
     assert found["pairs"] == 2 and set(rows) == {(what, s) for what in ("true noise", "euler") for s in (0, 0.5, 1)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from t2iprobe.plugins.inversion.analysis.intervals import Between, Rows, spanned
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.run import OnRows, in_parts
 from t2iprobe.plugins.inversion.trajectory_store import Array
-from t2iprobe.sampling import Pixels, decoded, model_denoiser, used_schedule
+from t2iprobe.sampling import Guided, Pixels, decoded, model_denoiser, used_schedule
 
 #: how well each picture shows the word that its prompt asks for
 Reading = Callable[[Pixels, Sequence[str]], list[float]]
@@ -50,13 +51,18 @@ class LevelSampler:
         size = {side: value for side, value in settings["generation"].items() if side in ("height", "width")}
         self.schedule = used_schedule(self.model, self.run.steps, size)
         self.scale: float = settings["guidance"] if self.guidance is None else self.guidance
+        # many calls in turn have the same prompts, whose embeddings are kept until the next
+        self._denoiser = lru_cache(maxsize=1)(self._prompted)
+
+    def _prompted(self, prompts: tuple[str, ...]) -> Guided:
+        return model_denoiser(self.model, prompts, self.scale, self.on_rows)
 
     def pictures(self, states: Array, prompts: Sequence[str]) -> Pixels:
         """Pictures (row, y, x, 3) sampled from noise or latents, each with its prompt."""
 
         def make(part: slice) -> Pixels:
             noise = torch.from_numpy(np.ascontiguousarray(states[part], np.float32))
-            denoiser = model_denoiser(self.model, prompts[part], self.scale, self.on_rows)
+            denoiser = self._denoiser(tuple(prompts[part]))
             with torch.no_grad():
                 sampled = Stepwise().sample(denoiser, self.schedule, noise.to(self.model.device))
             return decoded(self.model, sampled.clean)
