@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -66,6 +67,11 @@ class Feed:
         self._latents: Kept[tuple[Tensor, Frame]] = Kept(lambda encoded: encoded[0].nbytes)
         self._text: Kept[Conditioning] = Kept(_bytes)
 
+    @cached_property
+    def device(self) -> torch.device:
+        """The device that the model computes on, which a model looks for in every module."""
+        return self.model.device
+
     def again(self, pictures: Pictures) -> Feed:
         """The same examples in another order, sharing the cache."""
         other = Feed(self.model, pictures)
@@ -78,7 +84,7 @@ class Feed:
         with torch.no_grad():
             encoded = [self._picture(number) for number in numbers]
             text = _combined([self._caption(self.pictures.caption(number)) for number in numbers], torch.cat)
-        dtype, device = _dtype(self.model), self.model.device
+        dtype, device = _dtype(self.model), self.device
         framed = self.model.adapter.framed(_moved(text, device, dtype), [frame for _, frame in encoded])
         weights = [self.pictures.examples[self.pictures.deal(number)].weight for number in numbers]
         clean = torch.cat([latents for latents, _ in encoded]).to(device)
@@ -95,7 +101,7 @@ class Feed:
         pixels, frame = self.pictures.picture(number)
         pipeline = self.model.pipeline
         with steady(pipeline) as dtype:
-            images = pixels[None].to(pipeline._execution_device, dtype or _dtype(self.model))
+            images = pixels[None].to(self.device, dtype or _dtype(self.model))
             return self.model.adapter.encode_images(pipeline, images).float().cpu(), frame
 
     def _caption(self, caption: str) -> Conditioning:

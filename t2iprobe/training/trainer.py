@@ -145,7 +145,7 @@ class Trainer:
             yield
             return
         plain = self._optimiser
-        device = self.model.device
+        device = self.feed.device
         with (
             accelerator(device, self.settings.precision) as made,
             _training(self.model.denoiser, self.settings.checkpointing),
@@ -165,7 +165,7 @@ class Trainer:
     @contextmanager
     def _chance(self) -> Iterator[None]:
         """Seed dropout from the seed, the step and the process; the caller's random state is restored."""
-        device = self.model.device
+        device = self.feed.device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed((self.settings.seed * 1_000_003 + self.step) * 64 + self._accelerator.process_index)
             yield
