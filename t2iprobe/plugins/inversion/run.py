@@ -11,8 +11,9 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -200,6 +201,11 @@ class BatchRunner:
         self.entries = ALL if self.options.trajectory else ENDS
         self.sample_entries = self.entries if self.question.sampled else ENDS
         self.names = score_names(study.metrics)
+        # all methods of a unit have the same prompts, and sampling and inversion a guidance scale each
+        self._denoiser = lru_cache(maxsize=2)(self._prompted)
+
+    def _prompted(self, prompts: tuple[str, ...], guidance: float) -> Guided:
+        return model_denoiser(self.model, prompts, guidance, self.on_rows)
 
     def run(self) -> None:
         """Do every unit that is not complete."""
@@ -276,13 +282,21 @@ class BatchRunner:
         prompts = self.question.source.prompts[rows.start : rows.stop]
 
         def make(part: slice) -> Trajectory:
-            return walk(model_denoiser(self.model, prompts[part], guidance, self.on_rows), part)
+            return walk(self._denoiser(tuple(prompts[part]), guidance), part)
 
         with torch.no_grad():
             return Trajectory.joined(in_parts(self.model.room, (work, *self.shape), len(rows), make))
 
+    def _encode(self, rows: range) -> None:
+        """Encode a unit's prompts ahead, so that the seconds of its first method do not include it."""
+        prompts = tuple(self.question.source.prompts[rows.start : rows.stop])
+        with suppress(torch.OutOfMemoryError):  # smaller parts may fit
+            for guidance in (self.options.inversion_guidance, self.options.guidance):
+                self._denoiser(prompts, guidance)
+
     def _arm(self, label: str, unit: int, rows: range, sampled: Trajectory, pictures: Pixels) -> None:
         """Invert a unit with one method and reconstruct it."""
+        self._encode(rows)
         began, question, schedule = time.perf_counter(), self.question, self.study.schedule
         method, clean, fresh = self.study.methods[label], sampled.clean, self._noise(rows, OTHER_NOISE)
         if self.options.reencode and question.sampled:
