@@ -203,6 +203,7 @@ def test_the_picture_follows_the_cells(page: Any, runs: Path) -> None:
         page.locator("#sentence").filter(has_text=words).wait_for()
         return str(page.locator("#picture-result").get_attribute("src"))
 
+    page.set_default_timeout(60_000)  # the first drawing imports torch and loads the model
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.goto("/explore#" + urlencode({"source": 'a red sign "OPEN"', "target": 'a red sign "SHUT"', "num_steps": 3}))
     plain = done("Nothing is changed")
