@@ -22,7 +22,6 @@ from t2iprobe.core.sites import Axis, In, Out, Site, Stream
 
 HEADS = ("heads", "num_heads", "n_heads", "num_attention_heads")
 STREAMS: tuple[tuple[Stream, str], ...] = (("image", "resid"), ("text", "text"))  # and what sites of each are called
-KEY_HEADS = ("num_key_value_heads", "kv_heads", "num_kv_heads", "n_kv_heads", "key_heads")
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,9 +215,8 @@ def _masks(name: str, kind: str, attention: Attention) -> Iterator[Site]:
 def _sites(present: Mapping[str, nn.Module], attention: Attention, name: str, kind: str) -> Iterator[Site]:
     """Queries of the image, keys and values of the text under ``kind``, of the image under ``self_attn``."""
     module = present[attention.module]
-    heads = key_heads = _number(module, HEADS, attention.heads)
-    if attention.key_heads != attention.heads:  # several queries share keys and values
-        key_heads = _number(module, KEY_HEADS, attention.key_heads)
+    heads = _number(module, HEADS, attention.heads)
+    each = max(_width(source, present) for source in attention.sources if source.part == "q") // heads
     carries = (f"{name}.{kind}.mask",) if attention.masks else ()
     for source in sorted(attention.sources, key=lambda one: (one.order, one.first)):
         if source.module not in present or source.tokens == "mixed":
@@ -231,7 +229,7 @@ def _sites(present: Mapping[str, nn.Module], attention: Attention, name: str, ki
                 f"{name}.{owner}.{source.part}",
                 source.module,
                 Out(),
-                heads=heads if source.part == "q" else key_heads,
+                heads=_width(source, present) // each,  # several queries may share a key
                 stream=stream if shared else "all",
                 channels=_channels(source, present[source.module]),
                 static=source.static,
@@ -266,6 +264,15 @@ def _channels(source: Projection, module: Any) -> tuple[int, int] | None:
         return None
     inputs = int(module.in_features)
     return source.first * inputs // source.inputs, source.last * inputs // source.inputs
+
+
+def _width(source: Projection, present: Mapping[str, Any]) -> int:
+    """Channels of a projection."""
+    module = present.get(source.module)
+    if module is None:
+        return 0
+    first, last = _channels(source, module) or (0, int(module.out_features))
+    return last - first
 
 
 def _number(module: nn.Module, names: Sequence[str], tiny: int) -> int:

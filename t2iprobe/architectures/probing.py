@@ -59,7 +59,6 @@ class Attention:
     Args:
         module: path of the innermost module that called it.
         heads: heads of the queries.
-        key_heads: heads of the keys.
         sources: where queries, keys and values come from.
         queries, keys: whose tokens they are.
         text: how many of the keys are the text's.
@@ -70,7 +69,6 @@ class Attention:
 
     module: str
     heads: int
-    key_heads: int
     sources: tuple[Projection, ...]
     queries: Tokens
     keys: Tokens
@@ -316,8 +314,9 @@ class _Probe:
         call = self.calls[-1]
         text = _text_tokens(key.transpose(1, 2))
         earlier = sum(one.module == path for one in call.attentions)
-        heads = query.shape[1], key.shape[1]
-        call.attentions.append(Attention(path, *heads, sources, queries, keys, text, tuple(masks), number=earlier))
+        call.attentions.append(
+            Attention(path, query.shape[1], sources, queries, keys, text, tuple(masks), number=earlier)
+        )
         call.values.append([value for _, value in found])
         self.result = query.detach().transpose(1, 2).flatten(2)
         return query.detach()
