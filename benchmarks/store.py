@@ -114,7 +114,7 @@ def write(
     with ActivationWriter(where, "run", layout(steps, sites, rows, codec)) as writer, writer.unit(0):
         for step in range(steps):
             for site in range(sites):
-                writer.add(Key(SITE.format(site), step, Branch.COND), range(rows), value[:rows])
+                writer.add([Key(SITE.format(site), step, Branch.COND)], range(rows), value[:rows])
 
 
 def warm_up(where: Path) -> None:

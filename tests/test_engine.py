@@ -785,7 +785,7 @@ def test_a_cache_waits_for_what_is_read_or_too_much(monkeypatch: pytest.MonkeyPa
     keys = [cache.Key(K, step, COND) for step in range(4)]
     value = torch.zeros(1, 4)  # 16 bytes
     for step, key in enumerate(keys):
-        kept.add(key, (0,), value.fill_(step))
+        kept.add([key], (0,), value.fill_(step))
     assert waited == [0, 1]  # two of them fit
     assert [float(kept[key.site, key.step, COND][0, 0]) for key in keys] == [0, 1, 2, 3]
     assert waited == [0, 1, 2, 3] and kept.steps(K) == (0, 1, 2, 3) and kept.nbytes == 64

@@ -178,7 +178,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sites = (SiteLayout("blocks.0.joint_attn.k", ("token", "channel")),)
     layout = Layout(sites, ("a", "b"), (0, 0), (0,))
     with ActivationWriter(runs / "capture/study.zarr", "capture", layout) as writer, writer.unit(0) as rows:
-        writer.add(Key(sites[0].name, 0, Branch.COND), tuple(rows), torch.ones(2, 3, 4))
+        writer.add([Key(sites[0].name, 0, Branch.COND)], tuple(rows), torch.ones(2, 3, 4))
     for name in ("study", "capture"):
         (runs / name / "checksums.json").unlink(missing_ok=True)
     return runs

@@ -100,7 +100,7 @@ def fill(writer: ActivationWriter, values: Tensor, units: Sequence[int] | None =
     for unit in writer.todo if units is None else units:
         with writer.unit(unit) as rows:
             for number, step in enumerate(writer.layout.steps):
-                writer.add(Key(entry.name, step, COND), tuple(rows), values[number, list(rows)])
+                writer.add([Key(entry.name, step, COND)], tuple(rows), values[number, list(rows)])
 
 
 def bits(value: Tensor) -> Any:
@@ -308,7 +308,7 @@ def test_a_step_that_never_came_is_no_finished_unit() -> None:
         writer.unit(0) as rows,
     ):
         for step in (0, 2):
-            writer.add(Key(SITE, step, COND), tuple(rows), torch.zeros(2, 1, 1))
+            writer.add([Key(SITE, step, COND)], tuple(rows), torch.zeros(2, 1, 1))
 
 
 def test_out_of_memory_halves_the_batch_and_the_store_is_whole(
@@ -476,7 +476,7 @@ def writing(folder: Path, ready: Any) -> None:
             with writer.unit(unit) as rows:
                 for step in kept.steps:
                     value = torch.stack([torch.full((64, 64), 100.0 * step + row) for row in rows])
-                    writer.add(Key("text", step, Branch.COND), tuple(rows), value)
+                    writer.add([Key("text", step, Branch.COND)], tuple(rows), value)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # as in test_study_kill.py
@@ -570,7 +570,7 @@ def test_pieces_of_one_file_by_several_threads_all_arrive(tmp_path: Path) -> Non
     with ActivationWriter(tmp_path, "run", kept) as writer, writer.unit(0):
         for row in range(16):
             for step in range(3):
-                writer.add(Key(SITE, step, COND), [row], value[step, row : row + 1])
+                writer.add([Key(SITE, step, COND)], [row], value[step, row : row + 1])
     assert torch.equal(ActivationStore(tmp_path).select(SITE), value)
 
 

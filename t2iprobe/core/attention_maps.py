@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from t2iprobe.core.branch import Branch
-from t2iprobe.core.cache import Key
+from t2iprobe.core.cache import Key, by_branch
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Generation, Model, OnStep
 from t2iprobe.core.sites import Site
@@ -161,8 +161,12 @@ class _Maps:
     kept: dict[tuple[int, int], dict[int, Tensor]] = field(default_factory=lambda: defaultdict(dict))
     halves: dict[tuple[int, int, str], Tensor] = field(default_factory=dict)
 
-    def add(self, key: Key, rows: Sequence[int], value: Tensor) -> None:
+    def add(self, keys: Sequence[Key], rows: Sequence[int], value: Tensor) -> None:
         """See :class:`~t2iprobe.core.cache.Sink`."""
+        for key, own in zip(keys, by_branch(value, keys), strict=True):
+            self._add(key, rows, own)
+
+    def _add(self, key: Key, rows: Sequence[int], value: Tensor) -> None:
         if key.branch is not Branch.COND or key.evaluation:
             return
         site = self.sites[key.site]

@@ -31,8 +31,14 @@ class Key(NamedTuple):
 class Sink(Protocol):
     """Receives activations from the engine."""
 
-    def add(self, key: Key, rows: Sequence[int], value: Tensor) -> None:
-        """Keep (row, ...) of some rows; ``value`` may be overwritten after the call."""
+    def add(self, keys: Sequence[Key], rows: Sequence[int], value: Tensor) -> None:
+        """Keep activations of some rows.
+
+        Args:
+            keys: their addresses, one for each branch of guidance.
+            rows: the rows of the generation.
+            value: (branch and row, ...), the rows of the first branch first; may be overwritten after the call.
+        """
         ...
 
 
@@ -144,6 +150,11 @@ class Activations(ABC):
         return SiteError(f"{site} is not among the kept activations{near(site, self.sites)}")
 
 
+def by_branch(value: Tensor, keys: Sequence[Key]) -> tuple[Tensor, ...]:
+    """The part of (branch and row, ...) that belongs to each key, (row, ...)."""
+    return (value,) if len(keys) == 1 else value.chunk(len(keys))
+
+
 def send(value: Tensor, host: Tensor) -> Any:
     """Copy ``value`` to ``host``, which is page-locked if ``value`` is on a GPU.
 
@@ -169,7 +180,7 @@ class ActivationCache(Activations):
     def __init__(self, rows: int) -> None:
         self.rows = rows
         self._arrived: defaultdict[Key, list[tuple[tuple[int, ...], Tensor]]] = defaultdict(list)
-        self._arriving: deque[tuple[Key, tuple[int, ...], Tensor, Any]] = deque()
+        self._arriving: deque[tuple[Sequence[Key], tuple[int, ...], Tensor, Any]] = deque()
         self._bytes_arriving = 0
 
     @property
@@ -180,10 +191,10 @@ class ActivationCache(Activations):
     def _wait(self, most: int) -> None:
         """Wait until at most so many bytes have not arrived, and leave the page-locked memory to the next ones."""
         while self._arriving and self._bytes_arriving > most:
-            key, rows, host, arrival = self._arriving.popleft()
+            keys, rows, host, arrival = self._arriving.popleft()
             self._bytes_arriving -= host.nbytes
             arrival.synchronize()
-            self._arrived[key].append((rows, host.clone()))
+            self._keep(keys, rows, host.clone())
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -211,17 +222,21 @@ class ActivationCache(Activations):
         """See :class:`Activations`."""
         return key in self._parts
 
-    def add(self, key: Key, rows: Sequence[int], value: Tensor) -> None:
-        """Keep a copy of ``value`` (row, ...), whose rows are ``rows`` of the generation."""
-        value = value.detach()
+    def add(self, keys: Sequence[Key], rows: Sequence[int], value: Tensor) -> None:
+        """Keep one copy of ``value``, of which every branch has its part; see :class:`Sink`."""
+        value, rows = value.detach(), tuple(rows)
         host = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.device.type == "cuda")
         arrival = send(value, host)
         if arrival is None:
-            self._parts[key].append((tuple(rows), host))
+            self._keep(keys, rows, host)
             return
-        self._arriving.append((key, tuple(rows), host, arrival))
+        self._arriving.append((keys, rows, host, arrival))
         self._bytes_arriving += host.nbytes
         self._wait(ARRIVING)
+
+    def _keep(self, keys: Sequence[Key], rows: tuple[int, ...], host: Tensor) -> None:
+        for key, part in zip(keys, by_branch(host, keys), strict=True):
+            self._arrived[key].append((rows, part))
 
     def extend(self, other: ActivationCache) -> None:
         """Add the activations of another batch of the same generation."""

@@ -204,7 +204,7 @@ class Engine:
         return None if new is None else attention.moved(result, new - weights, queries, keys)
 
     def _changed(self, site: Site, value: Tensor, moment: DenoiserCall, lengths: Sequence[int] = ()) -> Tensor | None:
-        """Keep one activation and edit it, branch by branch; ``None`` if nothing changes.
+        """Edit one activation, branch by branch, and keep it; ``None`` if nothing changes.
 
         Args:
             site: the site.
@@ -219,18 +219,25 @@ class Engine:
             raise HookError(
                 f"{site.name}: {value.shape[0]} rows for {count} requested rows in {len(moment.branches)} branches"
             )
-        new = value
+        new = self._edited(site, value, moment, lengths) if site.name in self.edits else value
+        if site.name in self.kept:
+            keys = [Key(site.name, moment.step, branch, self.evaluation) for branch in moment.branches]
+            if len(lengths) > 1:
+                for index in range(len(keys)):
+                    _check_equal(site, lengths[index * count : (index + 1) * count])
+            self.cache.add(keys, self.rows, new)
+        return None if new is value else new
+
+    def _edited(self, site: Site, value: Tensor, moment: DenoiserCall, lengths: Sequence[int]) -> Tensor:
+        """``value`` after the edits of each branch; itself, not a copy, if nothing changes."""
+        new, count = value, len(self.rows)
         for index, branch in enumerate(moment.branches):
             rows = slice(index * count, (index + 1) * count)
-            own = lengths[rows] if len(lengths) > 1 else ()
-            edited = self._edit(site, branch, value[rows], own)
+            edited = self._edit(site, branch, value[rows], lengths[rows] if len(lengths) > 1 else ())
             if edited is not None:
                 new = value.clone() if new is value else new
                 new[rows] = edited
-            if site.name in self.kept:
-                _check_equal(site, own)
-                self.cache.add(Key(site.name, moment.step, branch, self.evaluation), self.rows, new[rows])
-        return None if new is value else new
+        return new
 
     def _window(self, site: Site, value: Tensor) -> Window | None:
         """The site's part of an activation; ``None`` if it is all of it."""

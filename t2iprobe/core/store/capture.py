@@ -16,7 +16,7 @@ from torch import Tensor
 
 from t2iprobe.core.arguments import EMBEDDINGS, TEXTS, options_of
 from t2iprobe.core.branch import Branch
-from t2iprobe.core.cache import Key
+from t2iprobe.core.cache import Key, by_branch
 from t2iprobe.core.contracts.adapter import TIMES
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.interventions import Patterns, names
@@ -68,8 +68,12 @@ class CaptureProbe:
         """See :class:`~t2iprobe.core.cache.ActivationStream`."""
         return self._layout.static
 
-    def add(self, key: Key, rows: Sequence[int], value: Tensor) -> None:
+    def add(self, keys: Sequence[Key], rows: Sequence[int], value: Tensor) -> None:
         """See :class:`~t2iprobe.core.cache.Sink`."""
+        for key, own in zip(keys, by_branch(value, keys), strict=True):
+            self._add(key, rows, own)
+
+    def _add(self, key: Key, rows: Sequence[int], value: Tensor) -> None:
         if not self._layout.has(key.branch) or (key.site in self.static and (key.step or key.evaluation)):
             return
         value = codecs.storable(value)

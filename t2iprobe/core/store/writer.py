@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from t2iprobe.core.branch import Branch
-from t2iprobe.core.cache import Key, send
+from t2iprobe.core.cache import Key, by_branch, send
 from t2iprobe.core.errors import RunExistsError, StoreError, T2IProbeError
 from t2iprobe.core.runs.files import explained
 from t2iprobe.core.store import codecs, keys, labels
@@ -148,8 +148,13 @@ class ActivationWriter:
             self._rows = range(0)
         self.committed.add(number)
 
-    def add(self, key: Key, rows: Sequence[int], value: Tensor) -> None:
-        """Queue an activation if it belongs to the layout; see :class:`~t2iprobe.core.cache.Sink`."""
+    def add(self, keys: Sequence[Key], rows: Sequence[int], value: Tensor) -> None:
+        """See :class:`~t2iprobe.core.cache.Sink`."""
+        for key, own in zip(keys, by_branch(value, keys), strict=True):
+            self._add(key, rows, own)
+
+    def _add(self, key: Key, rows: Sequence[int], value: Tensor) -> None:
+        """Queue an activation if it belongs to the layout."""
         entry = self._entries.get(key.site)
         if entry is None or not self._takes(entry, key):
             return

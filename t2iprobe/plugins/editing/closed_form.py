@@ -28,7 +28,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from t2iprobe.core.branch import Branch
-from t2iprobe.core.cache import Key
+from t2iprobe.core.cache import Key, by_branch
 from t2iprobe.core.contracts.editor import Edited, Editor, EditTask
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.interventions import patch
@@ -144,8 +144,12 @@ class Gatherer:
     static: frozenset[str] = frozenset()
     _batches: dict[tuple[int, ...], dict[tuple[int, str], Tensor]] = field(default_factory=dict)
 
-    def add(self, key: Key, rows: Rows, value: Tensor) -> None:
+    def add(self, keys: Sequence[Key], rows: Rows, value: Tensor) -> None:
         """See :class:`~t2iprobe.core.cache.Sink`."""
+        for key, own in zip(keys, by_branch(value, keys), strict=True):
+            self._add(key, rows, own)
+
+    def _add(self, key: Key, rows: Rows, value: Tensor) -> None:
         if key.site in self.once and key.step + key.evaluation > 0:
             return
         wide = value.cpu().double() if value.device.type == "mps" else value.double()

@@ -74,7 +74,7 @@ class TrajectoryWriter(ExitStack):
         writer = self._writer(name, entries)
         with writer.unit(unit) as rows:
             for entry, step, value in _values(trajectory, entries):
-                writer.add(Key(entry, step, Branch.COND), list(rows), value)
+                writer.add([Key(entry, step, Branch.COND)], list(rows), value)
 
     def _writer(self, name: str, entries: Sequence[str]) -> ActivationWriter:
         if name not in self._writers:

@@ -126,13 +126,13 @@ class Donor:
         self._most = self._left = most
         self.cache: ActivationCache | None = ActivationCache(1)
 
-    def add(self, key: Key, rows: Sequence[int], value: Tensor) -> None:
+    def add(self, keys: Sequence[Key], rows: Sequence[int], value: Tensor) -> None:
         """See :class:`~t2iprobe.core.cache.Sink`."""
         self._left -= value.nbytes
         if self._left < 0:
             self.cache = None
         if self.cache is not None:
-            self.cache.add(key, rows, value)
+            self.cache.add(keys, rows, value)
 
     def discard(self, rows: Sequence[int]) -> None:
         """See :class:`~t2iprobe.core.cache.ActivationStream`."""
