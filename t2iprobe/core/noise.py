@@ -41,7 +41,7 @@ def own_noise(scheduler: Any, generators: Sequence[torch.Generator], device: tor
 def own_posterior(vae: Any, generators: Sequence[torch.Generator]) -> AbstractContextManager[None]:
     """Seed what the autoencoder draws when a picture is encoded during a run, such as one for a ControlNet.
 
-    SD3's pipeline passes no generator. Both halves of guidance get the same noise.
+    SD3's pipeline passes no generator. Both branches of guidance get the same noise.
     """
     encode = vae.encode
 

@@ -149,7 +149,7 @@ def static_sites_do_not_change(model: Model) -> None:
 
 @_law
 def donors_from_the_text_are_what_runs(model: Model) -> None:
-    """A donor without a row (``Adapter.from_text``) gives what a run of its prompt has, in both halves of guidance."""
+    """A donor without a row (``Adapter.from_text``) gives what a run of its prompt has, in both branches."""
     static = Sites(site for site in model.sites if site.static and model.adapter.from_text(model.pipeline, site))
     if not static:
         return

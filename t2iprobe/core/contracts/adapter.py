@@ -59,7 +59,7 @@ class Frame:
     size: tuple[int, int]
 
 
-#: numbers held for each pixel while latents are denoised, both halves of guidance together (docs/benchmarks.md)
+#: numbers held for each pixel while latents are denoised, both branches of guidance together (docs/benchmarks.md)
 DENOISING = 400
 
 
