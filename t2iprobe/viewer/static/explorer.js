@@ -47,6 +47,7 @@ async function follow() {
   const before = scene;
   scene = read();
   fill();
+  find("said").replaceChildren();
   if (!scene.model) return say("There is no bundled model here: start the viewer with --model REF.");
   if (!choices || before.model !== scene.model || before.num_steps !== scene.num_steps) {
     const other = before.model !== scene.model;
@@ -136,6 +137,8 @@ function busy(words, step, steps) {
   const bar = find("progress");
   bar.hidden = !words;
   document.querySelector(".of-result .frame").classList.toggle("busy", Boolean(words));
+  for (const side of MAPPED)
+    document.querySelector(`.of-${side} .frame`).classList.toggle("old", Boolean(words && drawn && drawn.of !== unchanged()));
   if (words) find("cost").textContent = `${words} …`;
   if (steps) Object.assign(bar, { max: steps, value: step });
   else bar.removeAttribute("value");
@@ -145,6 +148,9 @@ function say(text) {
   find("error").textContent = text;
   find("error").hidden = !text;
 }
+
+// what the unchanged pictures are drawn from
+const unchanged = () => ["model", "source", "target", "seed", "num_steps", "guidance"].map((name) => scene[name]).join("\n");
 
 // fills the switches with the scene
 function fill() {
@@ -221,7 +227,7 @@ function fillHeads() {
 // shows what the server has drawn
 function show(found) {
   document.body.classList.remove("stale");
-  drawn = found;
+  drawn = { ...found, of: unchanged() };
   for (const side of SIDES) {
     const image = find(`picture-${side}`);
     const name = found.pictures[side];
