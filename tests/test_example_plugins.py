@@ -92,7 +92,7 @@ def test_example_plugins_work_and_broken_ones_are_named(
     assert sites["layers"] and cost == {"pictures": 144}
     assert found == 0 and "letter_odds_target" in answer["aggregates"]
     page = (tmp_path / "run" / "report.html").read_text()
-    assert answer["further"] == ["letters_target"] and "letters_target</button>" in page
+    assert answer["further"] == ["letters_target"] and "letters target</button>" in page
     assert "share of the target's letters" in page or "share of the target&#39;s letters" in page
 
 

@@ -106,8 +106,8 @@ def test_a_size_that_was_asked_for_is_tried_whatever_is_expected(monkeypatch: py
     model = Model(SD.tiny(), SD())
     found = model.at_once({})
     assert (found.rows, found.each, found.free) == (2, 16 * 16 * 1250 * 4, 2_700_000)
-    assert str(found) == "at most 2 at once (1.28 MB a picture, 2.7 MB for them)"
-    assert str(model.at_once({}, 9)) == "at most 9 at once as asked"
+    assert str(found) == "at most 2 pictures at once (1.28 MB a picture, 2.7 MB available)"
+    assert str(model.at_once({}, 9)) == "at most 9 pictures at once as asked"
     with cramped(model.denoiser, 1000, text_rows) as seen:
         model.run(["a cat"] * 5, num_steps=1, guidance=1.0)
         model.run(["a cat"] * 5, num_steps=1, guidance=1.0, batch_size=4)

@@ -82,7 +82,7 @@ def test_a_worker_says_where_its_model_is() -> None:
     model = Model(SD3.tiny(), SD3())
     sweep = Sweep(Renderer(model, [], {}, 3), Scorer("text", None, [], []))  # type: ignore[arg-type]
     worker = executor.StudyWorker(lambda: StudyContext(sweep, Space.of(model), model=model))
-    assert worker.place() == "as it was built; at most 3 at once as asked"
+    assert worker.place() == "as it was built; at most 3 pictures at once as asked"
     assert executor.StudyWorker(lambda: StudyContext(sweep, Space.of(model))).place() == ""
 
 

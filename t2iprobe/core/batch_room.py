@@ -70,8 +70,8 @@ class AtOnce:
 
     def __str__(self) -> str:
         """The number and its reason in words."""
-        why = "" if self.each is None else f" ({size_text(self.each)} a picture, {size_text(self.free)} for them)"
-        return f"at most {self.rows} at once" + (" as asked" if self.asked else "") + why
+        why = "" if self.each is None else f" ({size_text(self.each)} a picture, {size_text(self.free)} available)"
+        return f"at most {self.rows} pictures at once" + (" as asked" if self.asked else "") + why
 
 
 class Room:

@@ -161,8 +161,9 @@ def other_scores(result: StudyResult, views: Sequence[TrialView]) -> list[Sectio
     ends = enumerate(("source, unpatched", "target, unpatched"))
     rows: list[list[Cell]] = [[label, *(means[name][index] for name in names)] for index, label in ends]
     rows += [[view.label, *(view.others[name] for name in names)] for view in views]
-    text = "Means of what was measured besides, against the target's content and against the source's."
-    return [Section("Other scores", text, ReportTable(["patch", *names], rows))]
+    text = "Means over pairs, against the target's content and against the source's."
+    columns = ["patch", *(name.replace("_", " ") for name in names)]
+    return [Section("Other scores", text, ReportTable(columns, rows))]
 
 
 def overlap(layers: Sequence[int], named: Sequence[int]) -> Overlap:
