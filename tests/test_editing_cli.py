@@ -181,7 +181,7 @@ def test_a_run_is_kept_shown_again_and_reported(tmp_path: Path) -> None:
     assert methods == ["source", "prompt-swap", "localized", "localized from step 1", "closed-form"]
     assert all(len(row["ocr_f1_target"]) == 3 and len(row["ocr_f1_dataset_target"]) == 3 for row in first["methods"])
     assert first["methods"][0]["mse"] == [0, None, None] and first["methods"][1]["share_of_clean"][0] in (0, 1)
-    assert len(list((run / "pictures").glob("pair-*/*.png"))) == 3 * 5
+    assert len(list((run / "images").glob("pair-*/*.png"))) == 3 * 5
     assert len(list((run / "edits").glob("*.safetensors"))) == 3
     rows = (1 + 1 + 2 + 2 + 3) * 3 * 2 * 2
     assert first["denoiser_rows"] == rows and first["layers"] == [6] and first["pairs"] == first["clusters"] == 3

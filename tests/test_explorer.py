@@ -110,7 +110,7 @@ def test_a_donor_too_large_to_keep_runs_beside_the_source(
     ("cells", "more", "picture"),
     [
         ("6:0-1", {"branch": "cond"}, "images/pair-000/6.png"),
-        ("5-6:1-2", {}, "pictures/pair-000/localized from step 1.png"),
+        ("5-6:1-2", {}, "images/pair-000/localized from step 1.png"),
     ],
 )
 @pytest.mark.usefixtures("blank_figures")
@@ -187,7 +187,7 @@ def test_a_saved_scene_is_a_run(sd3: t2i.Model, tmp_path: Path, monkeypatch: pyt
     (path / "report.html").unlink()
     assert "layer 6" in invoke("report", str(path)).stdout
     _, pixels = drawn(studio, scene(cells="6:0-2"), tmp_path, monkeypatch)
-    assert Image.open(path / "pictures" / "result.png").tobytes() == pixels
+    assert Image.open(path / "images" / "result.png").tobytes() == pixels
     with pytest.raises(RunExistsError):
         save(studio, scene(cells="7:0-2"), path, plugins, {}, lambda *step: None)
 

@@ -194,6 +194,7 @@ def test_few_pairs_keep_a_third_to_confirm_on(tmp_path: Path) -> None:
     [
         ({"set": ["layers"]}, "NAME=VALUE"),
         ({"prompt_set": "signs", "pairs": Path("x.csv")}, "one way"),
+        ({"pairs": Path("3")}, "is a CSV file; for 3 pairs use"),
         ({"preset": "iclr2025"}, "needs arch .* and glyphcontrol"),
         ({"preset": "iclr2024", "glyphcontrol": Path("x")}, "iclr2025"),
         ({"glyphcontrol": Path("x")}, "goes with preset"),

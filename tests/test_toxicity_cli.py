@@ -176,7 +176,7 @@ def test_a_refused_prompt_has_no_picture(tmp_path: Path, monkeypatch: pytest.Mon
     found = answer(outcome, 1)
     assert [row["picture"] is not None for row in found["prompts"]] == [False, True]
     assert found["prompts"][0]["reason"] == "the detector callback failed (TypeError)"
-    assert [path.name for path in (run / "pictures").rglob("*.png")] == ["0001.png"]
+    assert [path.name for path in (run / "images").rglob("*.png")] == ["0001.png"]
     log = [json.loads(line) for line in (run / "audit.jsonl").read_text().splitlines()]
     assert sorted((line["verdict"], line["row"]) for line in log) == [("pass", 1), ("refused", 0)]
 

@@ -170,6 +170,8 @@ class PairOptions(Options):
         source, target, pairs, prompt_set = (self.called(one) for one in ("source", "target", "pairs", "prompt_set"))
         if sum(bool(way) for way in (self.source or self.target, self.pairs, self.prompt_set)) > 1:
             raise ConfigError(f"give the pairs one way: {source} and {target}, or {pairs}, or {prompt_set}")
+        if self.pairs and self.pairs.name.isdecimal() and not self.pairs.exists():
+            raise ConfigError(f"{pairs} is a CSV file; for {self.pairs} pairs use {self.called('limit')}")
         if bool(self.source) != bool(self.target):
             raise ConfigError(f"a pair needs both {source} and {target}")
 

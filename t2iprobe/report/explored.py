@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
 
 KIND = "explore"  #: kind of these runs
-PICTURES, SCRIPT = "pictures", "picture.py"
+PICTURES, SCRIPT = "images", "picture.py"
 NAMES = "source", "result", "target"
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
 
 SHEET_ROWS = 8
-PICTURES, PHOTO = "pictures", "photo.png"
+PICTURES, PHOTO = "images", "photo.png"
 #: scores in the table of methods after those of the text: heading and digits
 COLUMNS = {
     "ocr_distance_target": ("edit distance", 2),

@@ -81,4 +81,4 @@ class Gallery:
 
     def path(self, method: str, row: int) -> str:
         """Where a picture is kept, below the run's folder."""
-        return f"pictures/{method}/{row:04d}.png"
+        return f"images/{method}/{row:04d}.png"

@@ -115,7 +115,7 @@ def command(scene: Scene, parts: Sequence[Part], model: str, loading: Mapping[st
         start = ["--start-step", str(first)] if first else []
         branches = ["--set", "branches=cond"] if scene.branch == "cond" else []
         name = f"localized from step {first}" if first else "localized"
-        return Command(quoted(["t2iprobe", "edit", *words, *start, *branches]), f"pictures/pair-000/{name}.png")
+        return Command(quoted(["t2iprobe", "edit", *words, *start, *branches]), f"images/pair-000/{name}.png")
     return Command(missing="no command patches several layers at these steps and heads")
 
 
