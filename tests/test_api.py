@@ -170,7 +170,7 @@ def test_a_guard_is_run_like_the_model(model: t2i.Model) -> None:
 
 def shown(model: t2i.Model, run: t2i.Run) -> Iterator[tuple[object, str]]:
     yield model, "layers=12"
-    yield model.sites, "joint_attn.k × 12"
+    yield model.sites, "joint_attn.{in,text,q,k,v,pattern,z,out} × 12"
     yield run, "1 image, ActivationCache(2 sites"
     yield run.cache, "2 sites, 1 row"
 

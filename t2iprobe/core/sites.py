@@ -127,6 +127,13 @@ class Site:
         return ".".join([part for part in self.name.split(".") if not part.isdecimal()][-2:])
 
 
+def _written(part: str, ports: Sequence[str]) -> str:
+    """Kinds of one part as one pattern: ``joint_attn.{q,k,v}``."""
+    if not part:
+        return ", ".join(ports)
+    return f"{part}.{ports[0]}" if len(ports) == 1 else f"{part}.{{{','.join(ports)}}}"
+
+
 class Sites(Sequence[Site]):
     """Sites of a model in forward order, with unique names."""
 
@@ -163,8 +170,12 @@ class Sites(Sequence[Site]):
         return item in self._by_name or item in self._sites
 
     def __repr__(self) -> str:
-        kinds = ", ".join(f"{kind} × {count}" if count > 1 else kind for kind, count in self.kinds().items())
-        return f"Sites({len(self)}: {kinds})"
+        ports: dict[tuple[str, int], list[str]] = {}
+        for kind, count in self.kinds().items():
+            part, _, port = kind.rpartition(".")
+            ports.setdefault((part, count), []).append(port)
+        kinds = [_written(part, names) + (f" × {count}" if count > 1 else "") for (part, count), names in ports.items()]
+        return f"Sites({len(self)}: {', '.join(kinds)})"
 
     def _repr_html_(self) -> str:
         """A table with one line per kind: number of sites, first name, its module and axes."""
