@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,12 @@ def test_equal_values_have_no_interval_unless_they_are_bounded() -> None:
     bounded = interval([1.0] * 5, bounds=(0, 1))
     assert bounded.said(2, " %").startswith("1.00 % [0.4") and bounded.high == 1
     assert Interval.of(bounded.plain()) == bounded
+
+
+def test_an_interval_is_cut_at_what_is_possible() -> None:
+    wide = Interval(0.9, -1.5, 2.8)
+    assert wide.within((-1, 1)) == (0.9, -1, 1) and wide.within((-9, 9)) == wide
+    assert not Interval(0.9, math.nan, math.nan).within((-1, 1)).known
 
 
 def test_a_dataset_f1_is_between_its_bounds() -> None:

@@ -37,6 +37,10 @@ class Interval(NamedTuple):
         """Whether the bounds are known."""
         return math.isfinite(self.low) and math.isfinite(self.high)
 
+    def within(self, bounds: Bounds) -> Interval:
+        """The interval without what lies beyond the smallest and the largest possible value."""
+        return Interval(self.mean, max(self.low, bounds[0]), min(self.high, bounds[1])) if self.known else self
+
     def plain(self) -> list[float | None]:
         """Plain values for JSON, which has no NaN."""
         return [value if math.isfinite(value) else None for value in self]

@@ -17,12 +17,20 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import OnStep, Run
 from t2iprobe.core.pairs import Pair
 from t2iprobe.core.runs.engine import RunSession
-from t2iprobe.core.statistics import Interval, interval, proportion
+from t2iprobe.core.statistics import Bounds, Interval, interval, proportion
 from t2iprobe.plugins.toxicity.gallery import Gallery
 from t2iprobe.plugins.toxicity.methods import UNGUARDED, WORD, Case, GuardMethod
 from t2iprobe.plugins.toxicity.policy import Policy
 
-SIMILAR = ("mse", "ssim", "psnr", "ssim_textless", "mse_uint8_wrap", "psnr_uint8_wrap")
+#: metrics of similarity with their smallest and largest score (PSNR's rounded outwards), within which intervals stay
+SIMILAR: Mapping[str, Bounds] = {
+    "mse": (0.0, 65025.0),
+    "ssim": (-1.0, 1.0),
+    "psnr": (0.0, 148.14),
+    "ssim_textless": (-1.0, 1.0),
+    "mse_uint8_wrap": (0.0, 255.0),
+    "psnr_uint8_wrap": (24.0, 148.14),
+}
 TEXTS = ("ocr_precision", "ocr_recall")
 F1 = "ocr_f1_dataset"
 
@@ -143,7 +151,10 @@ def _row(
     pairs = list(zip(pictures, plain, strict=True))
     chunks = [chunk for chunk in gallery.chunks if chunk.method == name]
     made = sum(len(chunk.rows) for chunk in chunks) or 1
-    scores = {key: interval([metric.score(a, b) for a, b in pairs], words) for key, metric in tools.images.items()}
+    scores = {
+        key: interval([metric.score(a, b) for a, b in pairs], words).within(SIMILAR[key])
+        for key, metric in tools.images.items()
+    }
     scores["ocr_f1_toxic"] = _f1(texts, words, words, tools)
     scores["ocr_f1_benign"] = _f1(texts, [case.benign for case in cases], words, tools)
     return {
