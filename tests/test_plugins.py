@@ -20,7 +20,7 @@ import typer
 from t2iprobe import hookimpl
 from t2iprobe.cli import main
 from t2iprobe.cli.app import build
-from t2iprobe.core.errors import ConfigError, ModelError
+from t2iprobe.core.errors import ConfigError, DamagedError, ModelError
 from t2iprobe.core.load_options import LoadOptions
 from t2iprobe.core.scoring import Scored
 from t2iprobe.core.trials import Trial
@@ -194,6 +194,16 @@ def test_a_hook_that_raises_is_listed_and_stops_nothing_else(error: BaseExceptio
     both = f"{reason}; t2iprobe_report_sections raised {type(error).__name__}: {error}"
     assert broken(plugins, lambda ask: ask.report_sections(None), both) == []  # type: ignore[arg-type]
     assert plugins.versions().keys() == {"bad", "good"}
+
+
+def test_a_damaged_study_is_no_fault_of_the_plugin_that_reads_it() -> None:
+    def fail(result: object) -> list[Section]:
+        raise DamagedError("scores are not what was written")
+
+    plugins = bare(plugin("good", t2iprobe_report_sections=fail))
+    with pytest.raises(DamagedError, match="not what was written"):
+        plugins.report_sections(None)  # type: ignore[arg-type]
+    assert row(plugins, "good").status == "ok"
 
 
 def test_a_section_of_another_type_is_left_out() -> None:

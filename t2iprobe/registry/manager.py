@@ -21,7 +21,7 @@ import pluggy
 
 from t2iprobe.core import planted
 from t2iprobe.core.concepts import concept_named
-from t2iprobe.core.errors import ConfigError, ModelError, T2IProbeError
+from t2iprobe.core.errors import ConfigError, DamagedError, ModelError, T2IProbeError
 from t2iprobe.core.load_options import LoadOptions
 from t2iprobe.core.names import built, choice, near
 from t2iprobe.registry import hookspecs
@@ -268,11 +268,15 @@ class Plugins:
         return built("tracker", ref, self.trackers(), {})
 
     def report_sections(self, result: StudyResult) -> list[Section]:
-        """The sections that plugins add to the report of a study."""
+        """The sections that plugins add to the report of a study.
+
+        Raises:
+            DamagedError: what a plugin read of the study is not what was written, which is no fault of the plugin.
+        """
         from t2iprobe.report.sections import Section
 
         sections = []
-        for plugin, found in self._ask("t2iprobe_report_sections", list, result=result):
+        for plugin, found in self._ask("t2iprobe_report_sections", list, (DamagedError,), result=result):
             sections += [one for one in found if isinstance(one, Section)]
             if other := next((one for one in found if not isinstance(one, Section)), None):
                 self._break(plugin, f"t2iprobe_report_sections must return Sections, found {shorten(other)}")
@@ -483,10 +487,13 @@ class Plugins:
         callers = self._manager.get_hookcallers(self._manager.get_plugin(name)) or ()
         return tuple(sorted(caller.name for caller in callers))
 
-    def _ask(self, hook: str, returns: type = object, **arguments: Any) -> Iterator[tuple[str, Any]]:
+    def _ask(
+        self, hook: str, returns: type = object, passed: tuple[type[Exception], ...] = (), **arguments: Any
+    ) -> Iterator[tuple[str, Any]]:
         """Each plugin's answer to a hook, with the plugin's name.
 
-        A plugin that raises, or whose answer has another type, is marked as broken.
+        A plugin that raises, or whose answer has another type, is marked as broken. Errors of the kinds in ``passed``
+        are no fault of the plugin and are raised.
         """
         everyone = self._manager.get_plugins()
         for name, plugin in self._manager.list_name_plugin():
@@ -494,9 +501,9 @@ class Plugins:
                 continue
             try:
                 answers = self._manager.subset_hook_caller(hook, everyone - {plugin})(**arguments)
-            except KeyboardInterrupt:
-                raise
             except BaseException as error:
+                if isinstance(error, (KeyboardInterrupt, *passed)):
+                    raise
                 self._break(name, f"{hook} raised {_text(error)}")
                 continue
             answer = next(iter(answers), None) if isinstance(answers, list) else answers  # a loader's is no list
