@@ -20,8 +20,9 @@ from PIL import Image
 from t2iprobe.architectures.deepfloyd import DeepFloydIF
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.cli import main
-from t2iprobe.cli.completion import KINDS, METHODS, bundled
+from t2iprobe.cli.completion import KINDS, METHODS, bundled, embedded_layers
 from t2iprobe.cli.models import published_ref, reference
+from t2iprobe.core.contracts.adapter import layer_table
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.load_options import Embedded
 from t2iprobe.core.planted import CARD
@@ -98,6 +99,9 @@ def walked(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[st
         ("patch --arch sdx", {"sdxl"}),
         ("patch --model tiny-s", {"tiny-sd3", "tiny-sdxl"}),
         ("patch --format ", {"table", "json"}),
+        ("edit --arch sd3 --layers 1", {"1", "10", "11"}),
+        ("localize --model tiny-if --layers 0-2,6-", {f"0-2,6-{layer}" for layer in range(8)}),
+        ("patch --arch flux --layers ", set()),
         ("report ", {"runs/done", "runs/stopped"}),
         ("edit --from runs/d", {"runs/done"}),
     ],
@@ -118,6 +122,22 @@ def test_what_the_shell_completes_is_what_bundled_plugins_register() -> None:
     names = Plugins(installed=False).names()
     assert bundled() == {kind: names[kind] for kind in bundled()}, "write names() into t2iprobe/cli/names.json again"
     assert {*KINDS.values(), *METHODS.values()} == {*bundled()}
+
+
+def test_the_shell_shows_the_modules_of_layers() -> None:
+    words = "t2iprobe patch --model tiny-sdxl --layers 8"
+    shown = invoke(env={"_T2IPROBE_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": words}).stdout
+    assert '"8":"up_blocks.0.attentions.0.transformer_blocks.0.attn2"' in shown
+
+
+def test_the_layers_that_the_shell_completes_are_those_of_the_embedded_models() -> None:
+    plugins = Plugins(installed=False)
+    found = {}
+    for name, one in plugins.models().items():
+        model = plugins.load(name, weights=False)
+        layers = [row.path for row in layer_table(model.adapter, model.pipeline)]
+        found[name] = {"arch": one.arch, "layers": layers}
+    assert embedded_layers() == found, "write this into t2iprobe/cli/layers.json"
 
 
 def test_the_plain_command_says_what_to_do_next(call: Call) -> None:

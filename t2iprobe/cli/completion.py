@@ -1,14 +1,17 @@
-"""What the shell completes: names of bundled plugins, embedded models and run folders. Imports no torch.
+"""What the shell completes: names of bundled plugins, embedded models and their layers, and run folders.
 
-Asking plugins for their names would import torch, so those of bundled ones are in ``names.json``; a test compares them.
+Imports no torch. Asking plugins for their names would, so those of bundled ones are in ``names.json``, and the layers
+of embedded models in ``layers.json``; tests compare them.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -28,7 +31,7 @@ KINDS: Mapping[str, str] = {
 METHODS: Mapping[str, str] = {"localize": "localizers", "edit": "editors"}  # what ``--method`` takes, by command
 RUNS = frozenset({"from_run", "path", "run", "runs"})  # options that take a run folder
 
-Completion = Callable[[typer.Context, str], list[str]]
+Completion = Callable[[typer.Context, str], list[str] | list[tuple[str, str]]]
 
 
 def completion(name: str, choices: Sequence[str]) -> Completion | None:
@@ -40,6 +43,8 @@ def completion(name: str, choices: Sequence[str]) -> Completion | None:
     """
     if name in RUNS:
         return lambda ctx, incomplete: [str(path) for path in sorted(_runs(incomplete))]
+    if name == "layers":
+        return _layers
     if choices or name in KINDS or name == "method":
         return lambda ctx, incomplete: [one for one in choices or _names(name, ctx) if one.startswith(incomplete)]
     return None
@@ -48,6 +53,18 @@ def completion(name: str, choices: Sequence[str]) -> Completion | None:
 def _names(name: str, context: typer.Context) -> Sequence[str]:
     kind = METHODS.get(str(context.info_name), "") if name == "method" else KINDS[name]
     return bundled().get(kind, ())
+
+
+def _layers(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """The layers of the embedded model that was named, with their modules; after a comma or dash, for the next number.
+
+    Nothing for other models, whose layers are known once they are loaded.
+    """
+    model, arch = (ctx.params.get(name) for name in ("model", "arch"))
+    named = (one for name, one in embedded_layers().items() if (name == model if model else one["arch"] == arch))
+    paths: list[str] = next(named, {"layers": []})["layers"]
+    before, begun = re.fullmatch(r"(.*[,-])?(.*)", incomplete).groups("")  # type: ignore[union-attr]
+    return [(f"{before}{layer}", path) for layer, path in enumerate(paths) if str(layer).startswith(begun)]
 
 
 def _runs(begun: str) -> list[Path]:
@@ -62,3 +79,9 @@ def _runs(begun: str) -> list[Path]:
 def bundled() -> dict[str, list[str]]:
     """The names that bundled plugins register, by kind."""
     return dict(json.loads((Path(__file__).parent / "names.json").read_text()))
+
+
+@cache
+def embedded_layers() -> dict[str, dict[str, Any]]:
+    """The embedded models by name: ``arch``, and the modules of their ``layers``."""
+    return dict(json.loads((Path(__file__).parent / "layers.json").read_text()))
