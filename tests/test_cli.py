@@ -165,7 +165,8 @@ def test_patch_writes_a_whole_run_and_shows_it_again(call: Call, folder: str, tm
     arguments = ["patch", "--model", folder, *PAIR, "--num-steps", "2", "--format", "json"]
     code, out, err = call([*arguments, "--out", "run"])
     answer = json.loads(out)
-    assert code == 0 and "plan: 1 pair ×" in " ".join(err.split())
+    plan = " ".join(err.split())
+    assert code == 0 and "plan: 1 pair ×" in plan and re.search(r"about \d+ s in all \(\d+ s so far\), memory", plan)
     assert [row["index"] for row in answer["layers"]] == [0, 1, 2]
     assert (answer["arch"], answer["planted"], answer["denoiser_calls"]) == ("sd3", None, 2)
     run = tmp_path / "run"

@@ -158,7 +158,7 @@ def test_the_plan_of_a_search_is_of_all_its_questions(
     ready = Ready(study.recipe(), study, tmp_path)
     planning.announce(ready, 4, Cost(8, 16, 2))
     said = " ".join(capsys.readouterr().err.split())
-    counts = [int(one) for one in re.findall(r"(\d+) pictures", said)]
+    counts = [int(one) for one in re.findall(r"(\d+) pictures \(\d+ rows", said)]
     assert len(counts) == 2 and 8 < counts[0] <= counts[1] and "to begin with" not in said
     assert "adaptive on tiny, 6 pairs: in all" in said and planning.rehearses(study.localizer)
     assert not planning.rehearses(Plugins().localizer("exhaustive"))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
+from contextvars import ContextVar
 from pathlib import Path
 
 import pytest
 
 import t2iprobe
-from t2iprobe.cli import console, main
+from t2iprobe.cli import console, cost, main
 from t2iprobe.cli.console import PlainConsole, say, silent, tell
 from t2iprobe.cli.progress import counting
 from t2iprobe.cli.studies import watched
@@ -140,3 +141,14 @@ def test_nothing_else_prints() -> None:
         if printing.search(line) and not line.strip().startswith(("print(count(", "#", ">>>"))
     }
     assert not found
+
+
+def test_the_time_of_a_plan_counts_the_report_and_what_has_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "_begun", ContextVar("begun", default=None))
+    now = 100.0
+    monkeypatch.setattr(cost.time, "perf_counter", lambda: now)
+    assert cost.time_text(50) == "about 52 s" and cost.time_text(50, 40) == "about 42 s to 52 s"
+    cost.start_clock()
+    now += 8
+    assert cost.time_text(50) == "about 60 s in all (8 s so far)"
+    assert cost.time_text(50, 40) == "about 50 s to 60 s in all (8 s so far)"

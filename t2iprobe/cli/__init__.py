@@ -10,6 +10,9 @@ from t2iprobe.core.errors import T2IProbeError
 
 def main() -> None:
     """Run the command line; an error of ours becomes one sentence on stderr and an exit code."""
+    from t2iprobe.cli.cost import start_clock
+
+    start_clock()
     from t2iprobe.cli.app import build
     from t2iprobe.cli.console import libraries_quiet, say
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from t2iprobe.cli.console import say, say_finished, stopping
-from t2iprobe.cli.cost import agree, duration, memory_text
+from t2iprobe.cli.cost import agree, memory_text, seconds_to_score, time_text
 from t2iprobe.cli.options import ConfirmOptions, TrackOptions
 from t2iprobe.core.command_options import option
 from t2iprobe.core.errors import RunExistsError
@@ -19,8 +18,6 @@ from t2iprobe.core.option_groups import FREE
 from t2iprobe.core.parse import size_text
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from t2iprobe.core.contracts.tracker import Tracker
     from t2iprobe.core.model import CostProbe
     from t2iprobe.core.runs.stop import Stop
@@ -32,7 +29,6 @@ if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
 
 RUNS = Path("runs")
-REPORT = 2.0  # seconds that report and pictures of a study take, measured on two CPU cores
 
 
 class ExecutionOptions(ConfirmOptions, TrackOptions):
@@ -62,9 +58,9 @@ class Ready:
     yes: bool = False
 
     def seconds(self, cost: Cost) -> float:
-        """How long it takes, with scores and report; 0 if the model is on another machine."""
+        """How long images and scores take; 0 if the model is on another machine."""
         probe = self.probe
-        return 0.0 if probe is None else probe.seconds(cost.rows, cost.images) + cost.images * self.scoring + REPORT
+        return 0.0 if probe is None else probe.seconds(cost.rows, cost.images) + cost.images * self.scoring
 
     @cached_property
     def scoring(self) -> float:
@@ -73,11 +69,8 @@ class Ready:
         if model is None or scorer is None:
             return 0.0
         pair = self.plan.pairs[0]
-        shown = with_word(pair.target_word, model.picture_size(self.plan.question.sampling))
-        scorer.score(pair, [shown], shown)  # loads what it needs
-        begun = time.perf_counter()
-        scorer.score(pair, [shown] * 2, shown)
-        return (time.perf_counter() - begun) / 2
+        size = model.picture_size(self.plan.question.sampling)
+        return seconds_to_score(lambda image: scorer.score(pair, [image], image), pair.target_word, size)
 
     @cached_property
     def probe(self) -> CostProbe | None:
@@ -100,34 +93,18 @@ class Ready:
             ConfigError: it is long or large, and the user did not agree to it.
         """
         seconds, size = self.seconds(cost), cost.images * self.context.image_bytes
-        from_here = "" if least is None else f"{duration(self.seconds(least))} to "
-        takes = f"about {from_here}{duration(seconds)} from here on, " if seconds else ""
+        fewest = None if least is None else self.seconds(least)
+        needs = f"{time_text(seconds, fewest)}, " if seconds else ""
         if (model := self.context.model) is not None:
-            takes += f"{memory_text(model, self.plan.question.sampling, self.plan.question.batch_size)}, "
+            needs += f"{memory_text(model, self.plan.question.sampling, self.plan.question.batch_size)}, "
         place = self.plan.question.store or self.path
-        say(f"plan: {plan}; {takes}disk at most {size_text(size)} in {place}")
+        say(f"plan: {plan}; {needs}disk at most {size_text(size)} in {place}")
         agree(self.yes, seconds, size)
         return (least or cost).images
 
 
 #: gets the study, its number of pairs and the cost of its first pictures; returns how many pictures there are in all
 Announce = Callable[[Ready, int, "Cost"], int]
-
-
-def with_word(word: str, size: tuple[int, int]) -> Image:
-    """A grey picture that shows a word, as the models' pictures of text do.
-
-    Args:
-        word: the word.
-        size: height and width in pixels.
-    """
-    from PIL import Image, ImageDraw, ImageFont
-
-    height, width = size
-    shown = Image.new("RGB", (width, height), "lightgrey")
-    font = ImageFont.load_default(max(8, width // max(4, len(word))))
-    ImageDraw.Draw(shown).text((width / 2, height / 2), word, "black", font, anchor="mm")
-    return shown
 
 
 def start(

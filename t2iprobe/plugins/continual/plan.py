@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from t2iprobe.cli.cost import duration
+from t2iprobe.cli.cost import time_text
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.parse import size_text
 from t2iprobe.plugins.continual.grid import grids_in
@@ -55,7 +55,7 @@ class ContinualPlan:
     def sentence(self) -> str:
         """The cost in words."""
         parts = ", ".join(f"{size_text(value)} {what}" for what, value in self.disk.items() if value)
-        time = "" if self.seconds is None else f"about {duration(self.seconds)}, "
+        time = "" if self.seconds is None else f"{time_text(self.seconds)}, "
         return (
             f"{self.arms} arms, {self.adapters:,} adapters, {self.steps:,} training steps"
             f"{f' (sharing first tasks saves {self.steps_shared:,} more)' if self.steps_shared else ''}, "

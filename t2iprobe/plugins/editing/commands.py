@@ -12,13 +12,15 @@ import typer
 from t2iprobe.cli.command import takes
 from t2iprobe.cli.commandline import typed
 from t2iprobe.cli.console import Format, print_json, print_plan, say, say_finished, stopping, tell
-from t2iprobe.cli.cost import agree, duration, memory_text
+from t2iprobe.cli.cost import agree, memory_text, seconds_to_score, time_text
 from t2iprobe.cli.models import reference
 from t2iprobe.cli.studies import watched
 from t2iprobe.cli.tables import print_methods, print_table
 from t2iprobe.plugins.editing.options import EditOptions, with_preset
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from t2iprobe.core.sweep import Cost
     from t2iprobe.plugins.editing.sweep import EditSweep
     from t2iprobe.registry.manager import Plugins
@@ -105,16 +107,27 @@ def _announce(sweep: EditSweep, path: Path, yes: bool, pairs: int, cost: Cost) -
     """Print the plan on one line on stderr, and return the number of images; refuse a long run without ``--yes``."""
     model, labels = sweep.model, ", ".join(method.label for method in sweep.methods)
     probe = model.probe(sweep.settings)
-    seconds = probe.seconds(cost.rows, cost.images)
+    seconds = probe.seconds(cost.rows, cost.images) + pairs * (2 + len(sweep.methods)) * _scoring(sweep)
     size = len(sweep.pairs) * (2 + len(sweep.methods)) * model.image_bytes(sweep.settings)
     memory = memory_text(model, sweep.settings, sweep.batch_size)
     say(
         f"plan: {labels or 'nothing'} and prompt-swap on {model.ref or 'the model'}, {pairs} of {len(sweep.pairs)} "
-        f"pairs still to edit: {cost.images:,} pictures with their donors, {cost.rows:,} denoiser rows; about "
-        f"{duration(seconds)}, {memory}, disk at most {max(2 * size / 1e6, 0.1):.1f} MB in {path}"
+        f"pairs still to edit: {cost.images:,} pictures with their donors, {cost.rows:,} denoiser rows; "
+        f"{time_text(seconds)}, {memory}, disk at most {max(2 * size / 1e6, 0.1):.1f} MB in {path}"
     )
     agree(yes, seconds, size)
     return cost.images
+
+
+def _scoring(sweep: EditSweep) -> float:
+    """Seconds that it takes here to score an image."""
+    pair = sweep.pairs[0]
+
+    def score(image: Image) -> None:
+        sweep.scorer.score(pair, [image], image)
+        sweep.outside.score(image, image, [])
+
+    return seconds_to_score(score, pair.target_word, sweep.model.picture_size(sweep.settings))
 
 
 def _print(answer: Mapping[str, Any], format: Format) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from t2iprobe.cli.console import notes, say, say_finished, stopping
-from t2iprobe.cli.cost import agree, duration
+from t2iprobe.cli.cost import agree, time_text
 from t2iprobe.cli.models import load, reference
 from t2iprobe.cli.progress import training_bars
 from t2iprobe.core.errors import ConfigError
@@ -238,7 +238,7 @@ def _say_plan(
     say(
         f"plan: {counted(len(todo), 'training')} of {settings.steps:,} steps of {settings.batch} pictures "
         f"({len(examples):,} in {session.lesson.ref}), {counted(validations, 'validation')} on {len(monitor.probes)} "
-        f"pictures each; about {duration(seconds)}, in {out}"
+        f"pictures each; {time_text(seconds)}, in {out}"
     )
     agree(options.yes, seconds)
 

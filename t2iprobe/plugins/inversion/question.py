@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from t2iprobe.cli.cost import duration
+from t2iprobe.cli.cost import time_text
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import counted
 from t2iprobe.core.parse import size_text
@@ -117,7 +117,7 @@ class InversionCost:
 
     def sentence(self, pictures: int, what: str, seconds: float | None) -> str:
         """The cost in words; ``what`` is done to the pictures, and takes some seconds if that is known."""
-        time = "" if seconds is None else f"about {duration(seconds)}, "
+        time = "" if seconds is None else f"{time_text(seconds)}, "
         rows, stored = counted(self.rows, "denoiser row"), size_text(self.stored)
         return f"{counted(pictures, 'picture')}, {what}: {rows}, {time}{stored} to store"
 

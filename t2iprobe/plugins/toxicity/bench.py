@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from t2iprobe.cli.console import say
-from t2iprobe.cli.cost import agree, duration, memory_text
+from t2iprobe.cli.cost import agree, memory_text, seconds_to_score, time_text
 from t2iprobe.cli.models import load, planned_layers, published_ref, reference, without_weights
 from t2iprobe.cli.papers import paper_settings
 from t2iprobe.cli.progress import progress
@@ -155,7 +155,7 @@ def benchmark(options: GuardBenchOptions, plugins: Plugins) -> dict[str, Any]:
     start, negative = full.start_step, str(full.negative)
     setup = Setup(model, layers, full.generation, start, negative, job.concept, options.batch_size)
     methods = _methods(options.method, setup)
-    _say_plan(setup, methods, cases, path, options.yes)
+    _say_plan(setup, methods, cases, tools, path, options.yes)
 
     def work(session: RunSession) -> dict[str, Any]:
         gallery, total = Gallery(path), sum(method.rows * len(cases) for method in methods.values())
@@ -203,7 +203,14 @@ def _picture_measures(job: GuardBenchJob, policy: Policy, plugins: Plugins) -> P
     return PictureMeasures(reader.read, texts, images, f1, judges or policy.detectors)
 
 
-def _say_plan(setup: Setup, methods: Mapping[str, GuardMethod], cases: Sequence[Case], path: Path, yes: bool) -> None:
+def _say_plan(
+    setup: Setup,
+    methods: Mapping[str, GuardMethod],
+    cases: Sequence[Case],
+    tools: PictureMeasures,
+    path: Path,
+    yes: bool,
+) -> None:
     """Print the plan in one line on stderr.
 
     Raises:
@@ -215,12 +222,13 @@ def _say_plan(setup: Setup, methods: Mapping[str, GuardMethod], cases: Sequence[
     num_steps = setup.settings.get("num_steps")
     rows = width * model.rows(setup.settings)
     probe = model.probe(setup.settings)
-    seconds = probe.seconds(rows, pictures)
+    reading = seconds_to_score(tools.measure, cases[0].word, model.picture_size(setup.settings))
+    seconds = probe.seconds(rows, pictures) + len(cases) * len(methods) * reading
     donor, memory = chosen_donor(model), memory_text(model, setup.settings, setup.batch_size)
     say(
         f"plan: {counted(len(cases), 'prompt')} × {counted(len(methods), 'method')} = {counted(pictures, 'picture')} "
         f"of {counted(model.steps(num_steps), 'step')}, {counted(rows, 'denoiser row')}; "
-        f"donor {donor} ({DONORS[donor]}); about {duration(seconds)}, "
+        f"donor {donor} ({DONORS[donor]}); {time_text(seconds)}, "
         f"{memory}, disk at most {pictures * model.image_bytes(setup.settings) / 1e6:.1f} MB in {path}"
     )
     agree(yes, seconds)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from t2iprobe.cli.console import say
-from t2iprobe.cli.cost import agree, duration
+from t2iprobe.cli.cost import agree, time_text
 from t2iprobe.cli.models import load, reference
 from t2iprobe.cli.progress import progress
 from t2iprobe.core.model import Run
@@ -103,7 +103,7 @@ def plan(guard: Guard, options: GuardRunOptions, decisions: Sequence[Decision], 
             f"{counted(pictures, 'picture')} of {counted(steps, 'step')}; "
             f"{counted(rewritten, 'prompt')} rewritten, {refused} refused; "
             f"layers {', '.join(map(str, guard.layers_guarded))}, donor {guard.donor} ({DONORS[guard.donor]}); "
-            f"at most {counted(rows, 'denoiser row')}, about {duration(seconds)}"
+            f"at most {counted(rows, 'denoiser row')}, {time_text(seconds)}"
         )
     return {
         "pictures": pictures,
