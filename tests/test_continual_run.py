@@ -517,7 +517,8 @@ PAGE = Path(__file__).parent.parent / "docs/how-to/continual-personalization.md"
 
 def test_the_page_names_what_there_is() -> None:
     page = PAGE.read_text()
-    known = "".join(call(command, "--help").stdout for command in ("run", "eval", "analyze"))
+    flags = [(command, flag) for command in ("run", "eval", "analyze") for flag in ("--help", "--help-all")]
+    known = "".join(call(*words).stdout for words in flags)
     assert all(option in known for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", page))
     assert all(f"`{name}`" in page for name in (*METHODS, *REFERENCES, *LIKENESSES, "concept"))
     for given in re.findall(r"--method ([^\s`]+)", page):

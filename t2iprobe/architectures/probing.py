@@ -279,7 +279,12 @@ class _Probe:
         call.blocks.append(Block(path, inputs, outputs, narrowing))
 
     def _embeds(self, path: str, module: Any, output: Any) -> None:
-        """Keep a vector that has linear layers behind it and is the same for every prompt and noise."""
+        """Keep a vector that has linear layers behind it and is the same for every prompt and noise.
+
+        One that is computed only after an attention is a block's or the last layer's own, not the embedded timestep.
+        """
+        if self.calls[-1].attentions:
+            return
         vector = isinstance(output, Tensor) and output.ndim == 2 and len(output) == 4 and output.is_floating_point()
         if vector and (output == output[:1]).all() and any(hasattr(one, "in_features") for one in module.modules()):
             self.calls[-1].vectors.setdefault(path, output.detach())

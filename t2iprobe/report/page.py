@@ -196,7 +196,7 @@ def pair_views(result: StudyResult, rows: Sequence[Trial]) -> list[PairView]:
         images = {label: data_uri(image) for label, image in pictures if image is not None}
         if {"source", "target"} <= set(images):
             views.append(PairView(word, goal, one, other, images))
-        if len(views) == max(PAIRS, PICTURES // len(labels)):
+        if len(views) == max(PAIRS, PICTURES // max(1, len(labels))):
             break
     return views
 
