@@ -235,7 +235,8 @@ class Normalised(DDIM):
 
 
 INVERTERS: dict[str, type[Stepwise]] = {
-    "says_what_it_is": wrong(DDIM, predictions=frozenset({"noise"})),
+    "says_what_it_is": wrong(DDIM, summary=""),
+    "predictions_are_declared": wrong(DDIM, predictions=frozenset({"noise"})),
     "round_trip_is_exact": Clipping,
     "other_predictions_are_refused": Everything,
     "missing_inputs_are_named": wrong(DDIM, needs=("noise",), invert=Euler.sample),
@@ -254,7 +255,8 @@ class Retrained(PromptSwap):
 
 
 EDITORS: dict[str, type[Editor]] = {
-    "says_what_it_is": wrong(LocalizedEditor, sites=lambda self, model, layers: ("layers.1",)),
+    "says_what_it_is": wrong(LocalizedEditor, name="Localized editor"),
+    "its_sites_exist": wrong(LocalizedEditor, sites=lambda self, model, layers: ("layers.1",)),
     "each_pair_gets_a_picture": wrong(PromptSwap, edit=lambda self, task: Edited.of(task.run(task.rows("source")))),
     "the_model_is_left_as_it_was": Retrained,
     "cost_is_what_was_run": wrong(PromptSwap, pictures=3),
@@ -351,7 +353,7 @@ KINDS: tuple[tuple[Laws, dict[str, Any], Any], ...] = (
     (LOCALIZER_LAWS, LOCALIZERS, LocalizerCase),
     (INVERTER_LAWS, INVERTERS, InverterCase),
     (EDITOR_LAWS, EDITORS, EditorCase),
-    (DETECTOR_LAWS, DETECTORS, lambda kind: DetectorCase(kind, ["a GRUM sign", "GRUM"], ["a sign"])),
+    (DETECTOR_LAWS, DETECTORS, lambda kind: DetectorCase(kind, toxic=["a GRUM sign", "GRUM"], benign=["a sign"])),
     (REWRITER_LAWS, REWRITERS, RewriterCase),
     (COMMAND_LAWS, COMMANDS, lambda made: CommandCase("mine", made)),
     (SECTION_LAWS, SECTIONS, SectionCase),

@@ -118,7 +118,7 @@ DARK = {word: sum(one.convert("L").histogram()[:128]) for word, one in zip(
     ("HOUSE", "", "WATER"), ReaderCase(Told).pictures(), strict=True
 )}  # fmt: skip
 READERS = {
-    "says_what_it_is": wrong(Told, name=None),
+    "has_a_name": wrong(Told, name=None),
     "plain_words_are_read": wrong(Told, word=lambda self, image, number: "HOUSE"),
     "a_picture_is_read_by_itself": wrong(Told, read=lambda self, images: Told().read(images)[::-1]),
     "boxes_are_where_the_text_is": wrong(Told, boxes=lambda self, images: [[(0, 0, 9, 9)], [], []]),

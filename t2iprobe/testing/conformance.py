@@ -9,16 +9,44 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 #: names that can be typed as ``NAME:key=value``
 NAME = re.compile(r"[a-z0-9][a-z0-9_.+-]*")
 Law = Callable[..., None]
+Kind = TypeVar("Kind")
+
+
+@dataclass(frozen=True)
+class Case(Generic[Kind]):
+    """A plugin to check; most kinds add what it is tried on.
+
+    Args:
+        kind: its class.
+        settings: arguments of the class.
+    """
+
+    kind: type[Kind]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def make(self) -> Kind:
+        """An instance that is made for it."""
+        return self.kind(**self.settings)
 
 
 class Laws(list[Law]):
-    """The laws of a kind of plugin, in reading order; an instance is the decorator that adds one."""
+    """The laws of a kind of plugin, in reading order; an instance is the decorator that adds one.
+
+    Args:
+        shared: laws of several kinds, which come first.
+    """
+
+    def __init__(self, *shared: Law) -> None:
+        super().__init__()
+        for check in shared:
+            self(check)
 
     def __call__(self, check: Law) -> Law:
         """Add a law; any error in it breaks it."""
@@ -34,6 +62,10 @@ class Laws(list[Law]):
 
         self.append(law)
         return law
+
+    def tests_of(self, case: Case[Any]) -> type:
+        """A pytest class with one method per law of a plugin."""
+        return self.tests(case.kind.__name__, lambda: (case,))
 
     def tests(self, of: str, case: Callable[[], tuple[Any, ...]]) -> type:
         """A pytest class with one method per law.
@@ -79,3 +111,15 @@ def require_settings(kind: type, *, typed: bool = True) -> None:
         require(setting.default is not setting.empty, f"the setting {name} has no default")
         plain = setting.default is None or isinstance(setting.default, str | int | float | bool)
         require(plain or not typed, f"the default of {name} must be text, a number, true, false or none")
+
+
+def has_a_name(case: Case[Any]) -> None:
+    """It has a name, and its settings are optional and can be typed."""
+    require_name(case.kind, summary=False)
+    require_settings(case.kind)
+
+
+def says_what_it_is(case: Case[Any]) -> None:
+    """Name and summary are declared, and settings are optional and can be typed."""
+    require_name(case.kind)
+    require_settings(case.kind)

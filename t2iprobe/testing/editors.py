@@ -5,8 +5,7 @@ Whether an edit looks right is not checked: a random model draws noise.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from t2iprobe.core.contracts.editor import Editor, EditTask
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
 from t2iprobe.core.pairs import Pair
-from t2iprobe.testing.conformance import Laws, require, require_name, require_settings
+from t2iprobe.testing.conformance import Case, Laws, require, says_what_it_is
 from t2iprobe.testing.watching import first_output, marks
 
 LEVELS = 2  # of 255: how much rounding may change a pixel between batch sizes
@@ -32,24 +31,16 @@ PAIRS = (
 
 
 @dataclass(frozen=True)
-class EditorCase:
+class EditorCase(Case[Editor]):
     """An editor, and what it edits.
 
     Args:
-        kind: its class.
-        settings: arguments of the class.
         adapter: the architecture, by default SD.
         layers: the layers that are edited.
     """
 
-    kind: type[Editor]
-    settings: Mapping[str, Any] = field(default_factory=dict)
     adapter: type[Adapter] | None = None
     layers: tuple[int, ...] = (1, 2)
-
-    def make(self) -> Editor:
-        """An editor that is made for it."""
-        return self.kind(**self.settings)
 
     def model(self) -> Model:
         """A tiny model of the architecture."""
@@ -64,7 +55,7 @@ class EditorCase:
 
 
 #: the laws of an editor; each is called with an :class:`EditorCase`
-EDITOR_LAWS = Laws()
+EDITOR_LAWS = Laws(says_what_it_is)
 
 
 def editor_conformance(
@@ -77,14 +68,12 @@ def editor_conformance(
         adapter, layers: see :class:`EditorCase`.
         settings: arguments of the class.
     """
-    return EDITOR_LAWS.tests(kind.__name__, lambda: (EditorCase(kind, settings, adapter, layers),))
+    return EDITOR_LAWS.tests_of(EditorCase(kind, settings, adapter, layers))
 
 
 @EDITOR_LAWS
-def says_what_it_is(case: EditorCase) -> None:
-    """Name and summary are declared, settings are optional, and the sites that it edits exist."""
-    require_name(case.kind)
-    require_settings(case.kind)
+def its_sites_exist(case: EditorCase) -> None:
+    """The model has the sites that it edits."""
     model = case.model()
     unknown = [name for name in case.make().sites(model, case.layers) if name not in model.sites.names]
     require(not unknown, f"it edits sites that the model does not have: {', '.join(unknown[:3])}")

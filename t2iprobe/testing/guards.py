@@ -3,52 +3,44 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from t2iprobe.core.contracts.detector import Detector, Hit, Rewriter
-from t2iprobe.testing.conformance import Laws, require, require_name, require_settings
+from t2iprobe.testing.conformance import Case, Laws, require, says_what_it_is
 
 #: texts that any detector has to survive
 ODD = ("", " ", "\u200b", "e\u0301" * 3, "\U0001f600 naïve ﬁ", "word " * 300)
 
 
 @dataclass(frozen=True)
-class DetectorCase:
+class DetectorCase(Case[Detector]):
     """A detector, and examples.
 
     Args:
-        kind: its class.
         toxic: prompts in which it finds something.
         benign: prompts in which it finds nothing.
-        settings: arguments of the class.
     """
 
-    kind: type[Detector]
-    toxic: Sequence[str]
-    benign: Sequence[str]
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    toxic: Sequence[str] = field(kw_only=True)
+    benign: Sequence[str] = field(kw_only=True)
 
     def make(self) -> Detector:
         """A detector that is made for it, and ready."""
-        made = self.kind(**self.settings)
+        made = super().make()
         made.prepare()
         return made
 
 
 @dataclass(frozen=True)
-class RewriterCase:
+class RewriterCase(Case[Rewriter]):
     """A rewriter, and prompts with what is toxic in them.
 
     Args:
-        kind: its class.
-        settings: arguments of the class.
         prompts: prompts, each with the words to be replaced.
     """
 
-    kind: type[Rewriter]
-    settings: Mapping[str, Any] = field(default_factory=dict)
     prompts: Sequence[tuple[str, Sequence[str]]] = (
         ('a sign that says "GRUM"', ["GRUM"]),
         ("Grum, and grumb", ["Grum", "grumb"]),
@@ -57,15 +49,15 @@ class RewriterCase:
 
     def rewritten(self) -> list[str]:
         """What it makes of the prompts."""
-        made = self.kind(**self.settings)
+        made = self.make()
         made.prepare()
         return [made.rewrite(prompt, _hits(prompt, words)) for prompt, words in self.prompts]
 
 
 #: the laws of a detector; each is called with a :class:`DetectorCase`
-DETECTOR_LAWS = Laws()
+DETECTOR_LAWS = Laws(says_what_it_is)
 #: the laws of a rewriter; each is called with a :class:`RewriterCase`
-REWRITER_LAWS = Laws()
+REWRITER_LAWS = Laws(says_what_it_is)
 
 
 def detector_conformance(kind: type[Detector], *, toxic: Sequence[str], benign: Sequence[str], **settings: Any) -> type:
@@ -76,7 +68,7 @@ def detector_conformance(kind: type[Detector], *, toxic: Sequence[str], benign: 
         toxic, benign: prompts in which it does, and does not, find something.
         settings: arguments of the class.
     """
-    return DETECTOR_LAWS.tests(kind.__name__, lambda: (DetectorCase(kind, toxic, benign, settings),))
+    return DETECTOR_LAWS.tests_of(DetectorCase(kind, settings, toxic=toxic, benign=benign))
 
 
 def rewriter_conformance(kind: type[Rewriter], **settings: Any) -> type:
@@ -86,15 +78,7 @@ def rewriter_conformance(kind: type[Rewriter], **settings: Any) -> type:
         kind: the rewriter's class.
         settings: arguments of the class.
     """
-    return REWRITER_LAWS.tests(kind.__name__, lambda: (RewriterCase(kind, settings),))
-
-
-@DETECTOR_LAWS
-@REWRITER_LAWS
-def says_what_it_is(case: DetectorCase | RewriterCase) -> None:
-    """Name and summary are declared, and settings can be typed."""
-    require_name(case.kind)
-    require_settings(case.kind)
+    return REWRITER_LAWS.tests_of(RewriterCase(kind, settings))
 
 
 @DETECTOR_LAWS

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, get_args
 
 import torch
@@ -15,28 +14,15 @@ from t2iprobe.core.contracts.schedule import Schedule
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.sampling import Guided, schedule_of
 from t2iprobe.testing.analytic import GaussianMixture, levels_of
-from t2iprobe.testing.conformance import Laws, require, require_name, require_settings
+from t2iprobe.testing.conformance import Case, Laws, require, says_what_it_is
 
 STEPS, ROWS = 12, 8
 ROUNDING = 1e-9  # in double precision
 KINDS: tuple[Prediction, ...] = ("epsilon", "v_prediction", "flow")
 
 
-@dataclass(frozen=True)
-class InverterCase:
-    """An inverter.
-
-    Args:
-        kind: its class.
-        settings: arguments of the class.
-    """
-
-    kind: type[Inverter]
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-    def make(self) -> Inverter:
-        """An inverter that is made for it."""
-        return self.kind(**self.settings)
+class InverterCase(Case[Inverter]):
+    """An inverter."""
 
 
 class CountingDenoiser:
@@ -72,7 +58,7 @@ def perfect_model(prediction: Prediction, steps: int = STEPS) -> tuple[Guided, S
 
 
 #: the laws of an inverter; each is called with an :class:`InverterCase`
-INVERTER_LAWS = Laws()
+INVERTER_LAWS = Laws(says_what_it_is)
 
 
 def inverter_conformance(kind: type[Inverter], **settings: Any) -> type:
@@ -82,14 +68,12 @@ def inverter_conformance(kind: type[Inverter], **settings: Any) -> type:
         kind: the inverter's class.
         settings: arguments of the class.
     """
-    return INVERTER_LAWS.tests(kind.__name__, lambda: (InverterCase(kind, settings),))
+    return INVERTER_LAWS.tests_of(InverterCase(kind, settings))
 
 
 @INVERTER_LAWS
-def says_what_it_is(case: InverterCase) -> None:
-    """Name, summary and predictions are declared, and settings are optional."""
-    require_name(case.kind)
-    require_settings(case.kind)
+def predictions_are_declared(case: InverterCase) -> None:
+    """It says which predictions it supports, of those that there are."""
     known, found = get_args(Prediction), getattr(case.kind, "predictions", ())
     fits = bool(found) and set(found) <= set(known)
     require(fits, f"predictions must be some of {', '.join(known)}, found {found!r}")

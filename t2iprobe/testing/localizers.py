@@ -6,8 +6,8 @@ One that reads the model itself (``needs_model``) runs on a tiny random pipeline
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from t2iprobe.core.contracts.localizer import Finding, Localizer
@@ -18,7 +18,7 @@ from t2iprobe.core.sweep import Evaluator, Renderer, Sweep, TrialBatch, TrialRes
 from t2iprobe.core.trial_runner import TrialRunner
 from t2iprobe.core.trials import Space
 from t2iprobe.simulation import Additive, Simulation, Truth, simulated
-from t2iprobe.testing.conformance import Laws, require, require_name, require_settings
+from t2iprobe.testing.conformance import Case, Laws, require, says_what_it_is
 
 SEEDS = 5
 PAIRS, HELD_OUT = 24, 8
@@ -27,24 +27,20 @@ PLANTED = Additive(12, {6: 1.0})
 
 
 @dataclass(frozen=True)
-class LocalizerCase:
+class LocalizerCase(Case[Localizer]):
     """A localizer, and what it is to find.
 
     Args:
-        kind: its class.
-        settings: arguments of the class.
         truth: what the simulated model does; the layers that it plants are to be found.
         names: whether the method names layers. One that looks within layers, or compares sets, may not.
     """
 
-    kind: type[Localizer]
-    settings: Mapping[str, Any] = field(default_factory=dict)
     truth: Truth = PLANTED
     names: bool = True
 
     def find(self, runner: TrialRunner) -> Finding:
         """The answer of a method that is made for it."""
-        return self.kind(**self.settings).find(runner)
+        return self.make().find(runner)
 
     def runner(self, truth: Truth | None = None, seed: int = 0, budget: int | None = None) -> TrialRunner:
         """A trial runner that counts what its evaluator is asked."""
@@ -74,7 +70,7 @@ class CountingEvaluator:
 
 
 #: the laws of a localizer; each is called with a :class:`LocalizerCase`
-LOCALIZER_LAWS = Laws()
+LOCALIZER_LAWS = Laws(says_what_it_is)
 
 
 def localizer_conformance(
@@ -87,15 +83,7 @@ def localizer_conformance(
         truth, names: see :class:`LocalizerCase`.
         settings: arguments of the class.
     """
-    case = LocalizerCase(kind, settings, truth, names)
-    return LOCALIZER_LAWS.tests(kind.__name__, lambda: (case,))
-
-
-@LOCALIZER_LAWS
-def says_what_it_is(case: LocalizerCase) -> None:
-    """Name and summary are declared, and settings are optional."""
-    require_name(case.kind)
-    require_settings(case.kind)
+    return LOCALIZER_LAWS.tests_of(LocalizerCase(kind, settings, truth, names))
 
 
 @LOCALIZER_LAWS

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,30 +12,26 @@ from PIL import Image, ImageDraw, ImageFont
 
 from t2iprobe.core.contracts.metric import Reader
 from t2iprobe.core.normalised_text import plain
-from t2iprobe.testing.conformance import Laws, require, require_name, require_settings
+from t2iprobe.testing.conformance import Case, Laws, has_a_name, require
 
 SIZE, MIDDLE = (384, 128), (192, 64)  # pixels
 FONT, FONT_SIZE = "fonts/ttf/DejaVuSans.ttf", 64
 
 
 @dataclass(frozen=True)
-class ReaderCase:
+class ReaderCase(Case[Reader]):
     """A reader, and two words that it can read.
 
     Args:
-        kind: its class.
-        settings: arguments of the class.
         words: two words that it reads, black on white.
     """
 
-    kind: type[Reader]
-    settings: Mapping[str, Any] = field(default_factory=dict)
     words: tuple[str, str] = ("HOUSE", "WATER")
 
     @cached_property
     def reader(self) -> Any:
         """The reader."""
-        return self.kind(**self.settings)
+        return self.make()
 
     def pictures(self) -> list[Image.Image]:
         """The first word, nothing, the other word."""
@@ -52,7 +47,7 @@ def printed(text: str) -> Image.Image:
 
 
 #: the laws of a reader; each is called with a :class:`ReaderCase`
-READER_LAWS = Laws()
+READER_LAWS = Laws(has_a_name)
 
 
 def reader_conformance(kind: type[Reader], *, words: tuple[str, str] = ReaderCase.words, **settings: Any) -> type:
@@ -63,15 +58,7 @@ def reader_conformance(kind: type[Reader], *, words: tuple[str, str] = ReaderCas
         words: two words that it can read.
         settings: arguments of the class.
     """
-    case = ReaderCase(kind, settings, words)
-    return READER_LAWS.tests(kind.__name__, lambda: (case,))
-
-
-@READER_LAWS
-def says_what_it_is(case: ReaderCase) -> None:
-    """It has a name, and its settings are optional and can be typed."""
-    require_name(case.kind, summary=False)
-    require_settings(case.kind)
+    return READER_LAWS.tests_of(ReaderCase(kind, settings, words))
 
 
 @READER_LAWS

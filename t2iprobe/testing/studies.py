@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from t2iprobe.core.study.context import StudyCallbacks, StudyContext
 from t2iprobe.core.study.result import StudyResult
 from t2iprobe.core.study.study import StudyRunner
 from t2iprobe.simulation import Additive, Simulation, simulated
-from t2iprobe.testing.conformance import Laws, require, require_name, require_settings
+from t2iprobe.testing.conformance import Case, Laws, has_a_name, require, says_what_it_is
 from t2iprobe.testing.sections import LAYERS, PAIRS, Drawn, EachLayer
 
 Build = Callable[[], StudyContext]
@@ -64,30 +63,21 @@ def _require_same(found: StudyResult, plain: StudyResult) -> None:
         require(bool(np.array_equal(found.scores[name], scores, equal_nan=True)), f"other scores {name} than by itself")
 
 
-@dataclass(frozen=True)
-class TrackerCase:
-    """A tracker.
-
-    Args:
-        kind: its class.
-        settings: arguments of the class.
-    """
-
-    kind: type[Tracker]
-    settings: Mapping[str, Any] = field(default_factory=dict)
+class TrackerCase(Case[Tracker]):
+    """A tracker."""
 
     def follow(self, folder: Path, build: Build, stops: bool = False) -> StudyResult:
         """A session of a study that a new tracker follows; its first error is ours."""
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            found = _run(folder, build(), [self.kind(**self.settings)], stops)
+            found = _run(folder, build(), [self.make()], stops)
         errors = [str(one.message) for one in said if str(one.message).startswith("the tracker ")]
         require(not errors, errors[0] if errors else "")
         return found
 
 
 #: the laws of a tracker; each is called with a :class:`TrackerCase`
-TRACKER_LAWS = Laws()
+TRACKER_LAWS = Laws(says_what_it_is)
 
 
 def tracker_conformance(kind: type[Tracker], **settings: Any) -> type:
@@ -97,29 +87,20 @@ def tracker_conformance(kind: type[Tracker], **settings: Any) -> type:
         kind: the tracker's class.
         settings: arguments of the class.
     """
-    return TRACKER_LAWS.tests(kind.__name__, lambda: (TrackerCase(kind, settings),))
+    return TRACKER_LAWS.tests_of(TrackerCase(kind, settings))
 
 
-@dataclass(frozen=True)
-class ExecutorCase:
-    """An executor.
-
-    Args:
-        kind: its class.
-        settings: arguments of the class.
-    """
-
-    kind: type[Executor]
-    settings: Mapping[str, Any] = field(default_factory=dict)
+class ExecutorCase(Case[Executor]):
+    """An executor."""
 
     def run(self, folder: Path, stops: bool = False) -> StudyResult:
         """A session of a study there."""
-        with self.kind(**self.settings).context(with_pictures, Stop()) as context:
+        with self.make().context(with_pictures, Stop()) as context:
             return _run(folder, context, stops=stops)
 
 
 #: the laws of an executor; each is called with an :class:`ExecutorCase`
-EXECUTOR_LAWS = Laws()
+EXECUTOR_LAWS = Laws(has_a_name)
 
 
 def executor_conformance(kind: type[Executor], **settings: Any) -> type:
@@ -129,14 +110,7 @@ def executor_conformance(kind: type[Executor], **settings: Any) -> type:
         kind: the executor's class.
         settings: arguments of the class.
     """
-    return EXECUTOR_LAWS.tests(kind.__name__, lambda: (ExecutorCase(kind, settings),))
-
-
-@TRACKER_LAWS
-def says_what_it_is(case: TrackerCase) -> None:
-    """Name and summary are declared, and settings can be typed."""
-    require_name(case.kind)
-    require_settings(case.kind)
+    return EXECUTOR_LAWS.tests_of(ExecutorCase(kind, settings))
 
 
 @TRACKER_LAWS
@@ -156,13 +130,6 @@ def a_study_without_pictures_is_followed(case: TrackerCase) -> None:
     """Where a study makes no pictures, ``trial_finished`` gets ``None``."""
     with _folder() as folder:
         case.follow(folder, without_pictures)
-
-
-@EXECUTOR_LAWS
-def has_a_name(case: ExecutorCase) -> None:
-    """It has a name, and its settings can be typed."""
-    require_name(case.kind, summary=False)
-    require_settings(case.kind)
 
 
 @EXECUTOR_LAWS
