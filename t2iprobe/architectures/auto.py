@@ -142,7 +142,7 @@ def probed(pipeline: Pipeline) -> type[AutoAdapter]:
     """
     try:
         with shadowed(pipeline, "_progress_bar_config", {"disable": True}):
-            return _probed(pipeline, type(pipeline).__name__)
+            return _probed(pipeline)
     except T2IProbeError:
         raise
     except Exception as error:
@@ -150,60 +150,74 @@ def probed(pipeline: Pipeline) -> type[AutoAdapter]:
         raise ModelError(f"no adapter serves {kind}, and trying it out failed ({found}); {ADVICE}") from error
 
 
-def _probed(pipeline: Pipeline, kind: str) -> type[AutoAdapter]:
-    takes = call_parameters(pipeline)
-    video = [name for name in VIDEO if name in takes]
-    if video:
-        raise ModelError(
-            f"{kind} draws video (its call takes {video[0]}); only pipelines that draw pictures are served"
-        )
-    denoiser = next((name for name in DENOISERS if isinstance(getattr(pipeline, name, None), nn.Module)), None)
-    parts = [name for name, part in pipeline.components.items() if isinstance(part, nn.Module)]
-    _require(
-        denoiser is not None,
-        kind,
-        f"it has no {' or '.join(DENOISERS)}, its networks are {', '.join(parts)}",
-        "denoiser",
-    )
-    lacking = [name for name in ("prompt", "generator") if name not in takes]
-    _require(not lacking, kind, f"its call takes no {' and no '.join(lacking)}, but {', '.join(takes)}", "inputs")
-    assert denoiser is not None
-    module = getattr(pipeline, denoiser)
-    if any(weight.is_meta for weight in module.parameters()):
-        raise ModelError(f"no adapter serves {kind}, and to probe it, its weights have to be loaded; {ADVICE}")
-    facts: dict[str, Any] = {"name": f"auto:{kind}", "pipelines": frozenset({kind}), "denoiser": denoiser}
-    facts["small"] = True
-    facts |= {"text_kv": KINDS[:2], "__doc__": f"Adapter of ``{kind}``, by probing."}
-    facts["arguments"] = {name: False for name in SWITCHES if name in takes}
-    facts["side"] = _side(pipeline, module, takes)
-    facts["guidance_argument"] = next((name for name in GUIDANCE if name in takes), "")
+def _probed(pipeline: Pipeline) -> type[AutoAdapter]:
+    kind, takes = type(pipeline).__name__, call_parameters(pipeline)
+    denoiser = _denoiser(pipeline, takes)
+    facts: dict[str, Any] = {
+        "name": f"auto:{kind}", "__doc__": f"Adapter of ``{kind}``, by probing.", "pipelines": frozenset({kind}),
+        "denoiser": denoiser, "small": True, "text_kv": KINDS[:2],
+        "arguments": {name: False for name in SWITCHES if name in takes},
+        "side": _side(pipeline, getattr(pipeline, denoiser), takes),
+        "guidance_argument": next((name for name in GUIDANCE if name in takes), ""),
+    }  # fmt: skip
     facts |= _padding(pipeline, facts)
-    facts["seen"] = recording = _made(facts).recorded(pipeline)
-    call = f"its {denoiser} gets {_shown(recording.arguments)}"
-    _require(bool(recording.latents), kind, f"{call}, of which nothing differs between two noises", "latents_name")
-    tokens = any(is_tokens(recording.arguments[one]) for one in recording.text)
-    _require(tokens, kind, f"{call}, of which no tensor (row, token, channel) differs between two prompts", "entry")
-    found = layers.templates(recording)
-    ran = counted(len(recording.attentions), "scaled dot-product attention")
-    _require(bool(found), kind, f"in none of the {ran} of its {denoiser} do image tokens read text", "sites")
+    facts["seen"] = recording = _recorded(pipeline, facts)
     beside = _check_text(pipeline, facts, recording)
     facts |= _guidance(pipeline, facts, recording)
-    adapter = _made(facts)
-    sites = list(adapter.sites(pipeline))
-    kinds = {site.kind for site in sites}
-    facts["text_kv"] = tuple(one for one in KINDS if one in kinds)
-    where = found[0].example.module
-    _require(bool(facts["text_kv"]), kind, f"no linear layer gives text keys and values alone, as in {where}", "sites")
-    facts["text_entry"] = tuple(one.name for one in sites if one.layer is None and one.name.startswith("text"))
+    facts |= _text_sites(pipeline, facts, recording)
     return type(_made(facts | _predicting(pipeline, facts, recording) | beside | {"small": False}))
 
 
-def _require(fine: bool, kind: str, found: str, part: str) -> None:
+def _require(fine: bool, pipeline: Pipeline, found: str, part: str) -> None:
     """Refuse a pipeline for what was found; ``part`` of an adapter says what it is instead."""
     if not fine:
         raise ModelError(
-            f"no adapter serves {kind}, and none can be made by probing it: {found}; {ADVICE}, with its own `{part}`"
+            f"no adapter serves {type(pipeline).__name__}, and none can be made by probing it: {found}; {ADVICE}, with "
+            f"its own `{part}`"
         )
+
+
+def _denoiser(pipeline: Pipeline, takes: Mapping[str, inspect.Parameter]) -> str:
+    """The component that denoises; refuses what is known to fail without a call."""
+    kind = type(pipeline).__name__
+    if video := next((name for name in VIDEO if name in takes), ""):
+        raise ModelError(f"{kind} draws video (its call takes {video}); only pipelines that draw pictures are served")
+    denoiser = next((name for name in DENOISERS if isinstance(getattr(pipeline, name, None), nn.Module)), "")
+    parts = [name for name, part in pipeline.components.items() if isinstance(part, nn.Module)]
+    told = f"it has no {' or '.join(DENOISERS)}, its networks are {', '.join(parts)}"
+    _require(bool(denoiser), pipeline, told, "denoiser")
+    lacking = [name for name in ("prompt", "generator") if name not in takes]
+    told = f"its call takes no {' and no '.join(lacking)}, but {', '.join(takes)}"
+    _require(not lacking, pipeline, told, "inputs")
+    if any(weight.is_meta for weight in getattr(pipeline, denoiser).parameters()):
+        raise ModelError(f"no adapter serves {kind}, and to probe it, its weights have to be loaded; {ADVICE}")
+    return denoiser
+
+
+def _recorded(pipeline: Pipeline, facts: Mapping[str, Any]) -> Recording:
+    """One call of the denoiser, in which latents, the prompt's tokens and attention to these were seen."""
+    denoiser, recording = facts["denoiser"], _made(facts).recorded(pipeline)
+    call = f"its {denoiser} gets {_shown(recording.arguments)}"
+    _require(bool(recording.latents), pipeline, f"{call}, of which nothing differs between two noises", "latents_name")
+    tokens = any(is_tokens(recording.arguments[one]) for one in recording.text)
+    told = f"{call}, of which no tensor (row, token, channel) differs between two prompts"
+    _require(tokens, pipeline, told, "entry")
+    ran = counted(len(recording.attentions), "scaled dot-product attention")
+    told = f"in none of the {ran} of its {denoiser} do image tokens read text"
+    _require(bool(layers.templates(recording)), pipeline, told, "sites")
+    return recording
+
+
+def _text_sites(pipeline: Pipeline, facts: Mapping[str, Any], recording: Recording) -> dict[str, Any]:
+    """The kinds of sites of text keys and values, and where the text enters."""
+    sites = list(_made(facts).sites(pipeline))
+    kinds = {site.kind for site in sites}
+    text_kv = tuple(one for one in KINDS if one in kinds)
+    where = layers.templates(recording)[0].example.module
+    told = f"no linear layer gives text keys and values alone, as in {where}"
+    _require(bool(text_kv), pipeline, told, "sites")
+    entry = tuple(site.name for site in sites if site.layer is None and site.name.startswith("text"))
+    return {"text_kv": text_kv, "text_entry": entry}
 
 
 def _shown(call: Mapping[str, Any]) -> str:
@@ -260,24 +274,23 @@ def _padding(pipeline: Pipeline, facts: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     masked = any("mask" in name and isinstance(value, Tensor) for name, value in beside.items())
     lengths = f"{alone[text].shape[1]} tokens alone and {beside[text].shape[1]} beside a longer prompt"
-    kind = type(pipeline).__name__
-    _require(masked, kind, f"a prompt has {lengths} in {text}, without a mask that says which count", "prepared")
+    _require(masked, pipeline, f"a prompt has {lengths} in {text}, without a mask that says which count", "prepared")
     return {"pads_to": PADDING}
 
 
 def _check_text(pipeline: Pipeline, facts: Mapping[str, Any], recording: Recording) -> dict[str, Any]:
     """Refuse a prompt that also takes ways that were not understood; a doubt if a part of it is in a mapping."""
-    kind, adapter = type(pipeline).__name__, _made(facts)
+    adapter = _made(facts)
     one, another = (_observed(adapter, pipeline, [prompt], None).calls[0] for prompt in PROMPTS)
     known = [name for name in recording.text if isinstance(recording.arguments[name], Tensor)]
     other = [name for name in one if name not in known and not _same(one[name], another.get(name))]
     nested = [name for name in other if isinstance(one[name], Mapping)]
     ways = f"the prompt also enters through {_shown({name: one[name] for name in other})}"
-    _require(other == nested, kind, f"{ways}, in which no axis is the rows", "encode_prompts")
+    _require(other == nested, pipeline, f"{ways}, in which no axis is the rows", "encode_prompts")
     tokens = sum(recording.arguments[name].shape[1] for name in known if is_tokens(recording.arguments[name]))
     for example in (found.example for found in layers.templates(recording)):
         here = f"{example.module} reads {example.text} text tokens, where the encoded prompt has {tokens}"
-        _require(example.text == tokens, kind, f"{here} (in {', '.join(known)})", "text_spans` or `registers")
+        _require(example.text == tokens, pipeline, f"{here} (in {', '.join(known)})", "text_spans` or `registers")
     return {"doubt": f"a part of the prompt enters through {nested[0]}"} if nested else {}
 
 
@@ -293,12 +306,11 @@ def _same(one: Any, another: Any) -> bool:
 
 def _guidance(pipeline: Pipeline, facts: Mapping[str, Any], recording: Recording) -> dict[str, Any]:
     """How guidance is switched on, and how the denoiser is called with it."""
-    kind, latents = type(pipeline).__name__, recording.latents
-    adapter = _made(facts)
+    adapter, latents = _made(facts), recording.latents
     if not facts["guidance_argument"]:
         plain = _observed(adapter, pipeline, PROMPTS, None)
         told = f"its call takes none of {', '.join(GUIDANCE)}, and makes {plain.told(2, latents)}"
-        _require(plain.layout(2, latents) == (1, 1), kind, told, "guidance_argument")
+        _require(plain.layout(2, latents) == (1, 1), pipeline, told, "guidance_argument")
         return {}
     off = _observed(adapter, pipeline, PROMPTS, 1.0)
     found: dict[str, Any] = {}
@@ -306,7 +318,7 @@ def _guidance(pipeline: Pipeline, facts: Mapping[str, Any], recording: Recording
         found["guided_above"], off = 0.0, _observed(adapter, pipeline, PROMPTS, 0.0)
     argument, own = facts["guidance_argument"], "arguments` to switch other guidance off, or `branches"
     told = f"with {argument}=0 it still makes {off.told(2, latents)} of its {facts['denoiser']}"
-    _require(off.layout(2, latents) == (1, 1), kind, told, own)
+    _require(off.layout(2, latents) == (1, 1), pipeline, told, own)
     on = _observed(adapter, pipeline, PROMPTS, SCALE)
     takes = call_parameters(pipeline)
     if on.layout(2, latents) == (1, 1) and "negative_prompt" in takes:
@@ -316,12 +328,12 @@ def _guidance(pipeline: Pipeline, facts: Mapping[str, Any], recording: Recording
     if layout == (1, 1):  # an input of the network, or nothing
         return found | {"empty_negative": False, "guided_above": math.inf}
     told = f"with {argument}={SCALE:g} it makes {on.told(2, latents)}; known are one call with 2 × or two with 1 ×"
-    _require(layout in ((2, 1), (1, 2)), kind, told, own)
+    _require(layout in ((2, 1), (1, 2)), pipeline, told, own)
     text = next(name for name in recording.text if is_tokens(recording.arguments[name]))
     prompt, first = off.calls[0][text], on.calls[0][text][:2]
     cond_first = first.shape == prompt.shape and torch.equal(first, prompt)
     told = f"with {argument}={SCALE:g} the first of two calls a step is not the prompt's"
-    _require(cond_first or layout == (1, 2), kind, told, "branches")
+    _require(cond_first or layout == (1, 2), pipeline, told, "branches")
     return found | {"guides_apart": layout == (2, 1), "cond_first": cond_first}
 
 
