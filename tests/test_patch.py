@@ -110,7 +110,7 @@ def test_its_bounds_and_its_rule_are_those_of_localize() -> None:
     """A plain bootstrap of four pairs that agree says 100 % to 100 %."""
     row = found(4).details["response"][6]
     assert row["mean"] == pytest.approx(1, abs=0.02) and 0.4 < row["low"] < 0.5
-    assert "layer 6 goes 100 % [44 %, 103 %] of the way" in found(4).sentence
+    assert "Layer 6 writes the text: its patch goes 100 % [44 %, 103 %] of the way" in found(4).sentence
     assert "(unpatched 0.25 and 0.98, 4 pairs)" in found(4).sentence
     assert found(4).layers == found(3).layers == (6,)
     noisy = Simulation(Additive(70, {6: 0.6}), 24, 3, 0.19, 0.34, agreement=3, jitter=0.2, jittered=1)

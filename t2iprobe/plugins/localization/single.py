@@ -128,7 +128,8 @@ def sentence(runner: TrialRunner, trials: Sequence[Trial], seen: Evidence, found
     names = [trials[index].label for index in found]
     listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
     moves = "; ".join(
-        f"{unit} {name} goes {percent(seen.interval(index))} of the way from the source to the target"
+        f"{'its patch' if len(names) == 1 else f'{unit} {name}'} goes {percent(seen.interval(index))} of the way from "
+        "the source to the target"
         for name, index in zip(names[:NAMED], found, strict=False)
     )
     subject, verb = (unit, "writes") if len(names) == 1 else (f"{unit}s", "write")
