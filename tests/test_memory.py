@@ -53,7 +53,7 @@ def test_where_it_cannot_be_measured_nothing_is_said(
 
 
 def test_a_probe_measures_time() -> None:
-    probe = Model(SD.tiny(), SD()).probe({"guidance": 2.0})
+    probe = Model(SD.tiny(), SD()).probe({"guidance": 2.0}, 8)
     assert 0 < probe.seconds_a_row < 5
     assert 0 < probe.seconds_an_image < 5
 
@@ -68,7 +68,7 @@ def test_what_comes_once_a_picture_is_not_counted_every_step(monkeypatch: pytest
 
     model.pipeline.vae.decoder.register_forward_pre_hook(takes(4.0))
     model.denoiser.register_forward_pre_hook(takes(1.0))
-    probe = model.probe({"guidance": 2.0}, rows=4)
+    probe = model.probe({"guidance": 2.0}, 8)
     assert probe.seconds_a_row * 8 == pytest.approx(1.0) and probe.seconds_an_image * 4 == pytest.approx(4.0)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,7 @@ from t2iprobe.core.parse import size_text
 
 if TYPE_CHECKING:
     from t2iprobe.core.contracts.tracker import Tracker
-    from t2iprobe.core.model import CostProbe
+    from t2iprobe.core.model import Model
     from t2iprobe.core.runs.stop import Stop
     from t2iprobe.core.study.context import StudyCallbacks, StudyContext
     from t2iprobe.core.study.planning import PlannedStudy
@@ -57,27 +56,6 @@ class Ready:
     path: Path
     yes: bool = False
 
-    def seconds(self, cost: Cost) -> float:
-        """How long images and scores take; 0 if the model is on another machine."""
-        probe = self.probe
-        return 0.0 if probe is None else probe.seconds(cost.rows, cost.images) + cost.images * self.scoring
-
-    @cached_property
-    def scoring(self) -> float:
-        """Seconds that it takes here to score a picture, measured on one that shows a pair's word."""
-        model, scorer = self.context.model, getattr(self.context.evaluator, "scorer", None)
-        if model is None or scorer is None:
-            return 0.0
-        pair = self.plan.pairs[0]
-        size = model.picture_size(self.plan.question.sampling)
-        return seconds_to_score(lambda image: scorer.score(pair, [image], image), pair.target_word, size)
-
-    @cached_property
-    def probe(self) -> CostProbe | None:
-        """What a picture costs here; ``None`` if the model is on another machine."""
-        model = self.context.model
-        return None if model is None else model.probe(self.plan.question.sampling)
-
     def announce(self, plan: str, cost: Cost, least: Cost | None = None) -> int:
         """Print the plan on stderr, with its time, memory and disk space.
 
@@ -92,15 +70,31 @@ class Ready:
         Raises:
             ConfigError: it is long or large, and the user did not agree to it.
         """
-        seconds, size = self.seconds(cost), cost.images * self.context.image_bytes
-        fewest = None if least is None else self.seconds(least)
+        least, size = least or cost, cost.images * self.context.image_bytes
+        fewest, seconds = self._seconds(least, cost)
         needs = f"{time_text(seconds, fewest)}, " if seconds else ""
         if (model := self.context.model) is not None:
             needs += f"{memory_text(model, self.plan.question.sampling, self.plan.question.batch_size)}, "
         place = self.plan.question.store or self.path
         say(f"plan: {plan}; {needs}disk at most {size_text(size)} in {place}")
         agree(self.yes, seconds, size)
-        return (least or cost).images
+        return least.images
+
+    def _seconds(self, *costs: Cost) -> Iterator[float]:
+        """How long images and scores take, from the smallest cost on; 0 if the model is on another machine."""
+        model, settings = self.context.model, self.plan.question.sampling
+        probe = None if model is None else model.probe(settings, costs[0].images)
+        scoring = 0.0 if model is None else self._scoring(model)
+        for cost in costs:
+            yield 0.0 if probe is None else probe.seconds(cost.rows, cost.images) + cost.images * scoring
+
+    def _scoring(self, model: Model) -> float:
+        """Seconds that it takes here to score a picture, measured on one that shows a pair's word."""
+        scorer = getattr(self.context.evaluator, "scorer", None)
+        if scorer is None:
+            return 0.0
+        pair, size = self.plan.pairs[0], model.picture_size(self.plan.question.sampling)
+        return seconds_to_score(lambda image: scorer.score(pair, [image], image), pair.target_word, size)
 
 
 #: gets the study, its number of pairs and the cost of its first pictures; returns how many pictures there are in all

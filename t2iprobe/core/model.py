@@ -439,12 +439,16 @@ class Model:
         parameters = call_parameters(self.pipeline).values()
         return {one.name: one.default for one in parameters if one.default is not one.empty}
 
-    def probe(self, settings: Mapping[str, Any], rows: int = 4) -> CostProbe:
-        """The cost of a generation on this machine, measured on short ones with three steps.
+    def probe(self, settings: Mapping[str, Any], images: int) -> CostProbe:
+        """The cost of a generation on this machine, measured on two short ones with two steps.
 
         From them the model also learns what a picture takes on a GPU, see :meth:`at_once`.
+
+        Args:
+            settings: settings of the generation.
+            images: number of pictures that will be drawn; the short ones are at most as many, and two to five.
         """
-        short = {**settings, "num_steps": 3}
+        short, rows = {**settings, "num_steps": 2}, max(1, min(4, images - 1))
         self.run(self.generation(["a"], 0, **short))  # the first call warms up
         watch = StepWatch(self.device)
         run = self.run(self.generation(["a"] * rows, 0, **short), on_step=watch)

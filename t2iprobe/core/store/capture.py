@@ -146,7 +146,7 @@ def plan(model: Model, generation: Generation, layout: Layout) -> CapturePlan:
     count = model.evaluations(generation.num_steps, generation.options)
     more = calls - count * model.guided(told)  # of skip-layer guidance, which a short run may not have
     raw = layout.rows * sum(size * _times(key, layout, model, count, more) for key, size in probe.bytes_a_row.items())
-    cost = model.probe(settings, rows=min(4, layout.batch))
+    cost = model.probe(settings, layout.batch)
     seconds = cost.seconds(layout.rows * calls, layout.rows)
     codec = codecs.choose(probe.sample, raw / (SHARE * seconds))
     packing = raw / codec.speed if codec.speed else 0.0

@@ -106,7 +106,7 @@ def timed(run: ContinualRun, cost: ContinualPlan) -> ContinualPlan:
         finally:
             lora.detach()
     if cost.images:
-        probe = model.probe(settings)
+        probe = model.probe(settings, cost.images)
         rows = model.rows(settings)
         seconds += probe.seconds(cost.images * rows, cost.images)
     return replace(cost, seconds=seconds)

@@ -106,7 +106,7 @@ def _finished(path: Path, options: EditOptions, plugins: Plugins) -> dict[str, A
 def _announce(sweep: EditSweep, path: Path, yes: bool, pairs: int, cost: Cost) -> int:
     """Print the plan on one line on stderr, and return the number of images; refuse a long run without ``--yes``."""
     model, labels = sweep.model, ", ".join(method.label for method in sweep.methods)
-    probe = model.probe(sweep.settings)
+    probe = model.probe(sweep.settings, cost.images)
     seconds = probe.seconds(cost.rows, cost.images) + pairs * (2 + len(sweep.methods)) * _scoring(sweep)
     size = len(sweep.pairs) * (2 + len(sweep.methods)) * model.image_bytes(sweep.settings)
     memory = memory_text(model, sweep.settings, sweep.batch_size)

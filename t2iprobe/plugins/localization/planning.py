@@ -220,8 +220,8 @@ def announce(ready: Ready, pairs: int, cost: Cost) -> int:
         return ready.announce(
             f"{what}, {counted(len(plan.pairs), 'pair')}: in all {few} if one layer is the answer, {many} if "
             f"{EXPECTED[1]} share it, as rehearsed on a simulated model; {donors_said(model)}",
-            max(costs, key=ready.seconds),
-            min(costs, key=ready.seconds),
+            max(costs, key=lambda cost: cost.rows),
+            min(costs, key=lambda cost: cost.rows),
         )
     more = " to begin with" if plan.localizer.searches else ""
     return ready.announce(

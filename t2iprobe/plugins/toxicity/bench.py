@@ -221,7 +221,7 @@ def _say_plan(
     width = len(cases) + sum(detected * method.rows for name, method in methods.items() if name != UNGUARDED)
     num_steps = setup.settings.get("num_steps")
     rows = width * model.rows(setup.settings)
-    probe = model.probe(setup.settings)
+    probe = model.probe(setup.settings, pictures)
     reading = seconds_to_score(tools.measure, cases[0].word, model.picture_size(setup.settings))
     seconds = probe.seconds(rows, pictures) + len(cases) * len(methods) * reading
     donor, memory = chosen_donor(model), memory_text(model, setup.settings, setup.batch_size)

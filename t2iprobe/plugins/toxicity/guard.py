@@ -122,9 +122,9 @@ class Guard(Model):
         with self.donation.edits(generation, rewrites) as (donated, edits):
             return self.model.run(donated, interventions=[*mine, *edits], rows=wanted, **rest)
 
-    def probe(self, settings: Mapping[str, Any], rows: int = 4) -> CostProbe:
+    def probe(self, settings: Mapping[str, Any], images: int) -> CostProbe:
         """See :meth:`Model.probe`; it probes the model without its guard."""
-        return self.model.probe(settings, rows)
+        return self.model.probe(settings, images)
 
     def _record(self, generation: Generation, decisions: Sequence[Decision], numbers: Sequence[int]) -> None:
         if self.audit is None:

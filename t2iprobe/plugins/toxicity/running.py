@@ -96,7 +96,7 @@ def plan(guard: Guard, options: GuardRunOptions, decisions: Sequence[Decision], 
     rows, seconds = 0, 0.0
     sentence = f"nothing to draw ({refused} of {counted(len(decisions), 'prompt')} refused)"
     if pictures:
-        probe = guard.probe(options.generation)
+        probe = guard.probe(options.generation, pictures)
         rows = (pictures + guard.donation.rows(rewritten)) * guard.rows(options.generation)
         seconds = probe.seconds(rows, pictures)
         sentence = (
