@@ -19,7 +19,16 @@ from t2iprobe.core.names import choice, counted
 from t2iprobe.core.runs.checksums import keep
 from t2iprobe.core.runs.engine import RunSession
 from t2iprobe.plugins.toxicity import latent, report
-from t2iprobe.plugins.toxicity.bench_measures import F1, SIMILAR, TEXTS, PictureMeasures, cases_of, measure, render
+from t2iprobe.plugins.toxicity.bench_measures import (
+    F1,
+    SIMILAR,
+    TEXTS,
+    PictureMeasures,
+    cases_of,
+    measure,
+    missing,
+    render,
+)
 from t2iprobe.plugins.toxicity.detectors import Words
 from t2iprobe.plugins.toxicity.donors import DONORS, chosen_donor
 from t2iprobe.plugins.toxicity.gallery import Gallery
@@ -158,9 +167,11 @@ def benchmark(options: GuardBenchOptions, plugins: Plugins) -> dict[str, Any]:
     _say_plan(setup, methods, cases, tools, path, options.yes)
 
     def work(session: RunSession) -> dict[str, Any]:
-        gallery, total = Gallery(path), sum(method.rows * len(cases) for method in methods.values())
+        gallery = Gallery(path)
+        todo = missing(methods, cases, gallery)
+        total = sum(methods[name].rows * len(rows) for name, rows in todo.items())
         with progress(total, model.evaluations(full.num_steps), "drawing") as on_step:
-            render(methods, cases, gallery, setup.at_once, on_step, session)
+            render(methods, todo, cases, gallery, setup.at_once, on_step, session)
         rows = measure(list(methods), cases, gallery, tools)
         answer = {
             "model": model.ref,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -81,24 +81,30 @@ def _quoted(prompt: str) -> str:
     return ""
 
 
+def missing(names: Iterable[str], cases: Sequence[Case], gallery: Gallery) -> dict[str, list[int]]:
+    """Numbers of the pictures that do not exist yet, by method; nothing guards those in which nothing is found."""
+    wanted = {name: {row for row, case in enumerate(cases) if case.found or name == UNGUARDED} for name in names}
+    return {name: sorted(rows - gallery.done(name)) for name, rows in wanted.items()}
+
+
 def render(
     methods: Mapping[str, GuardMethod],
+    rows: Mapping[str, Sequence[int]],
     cases: Sequence[Case],
     gallery: Gallery,
     size: int,
     on_step: OnStep,
     session: RunSession,
 ) -> None:
-    """Make the pictures that do not exist yet, in chunks of at most ``size`` rows."""
-    wanted = {name: [row for row, case in enumerate(cases) if case.found or name == UNGUARDED] for name in methods}
-    session.begin(sum(len(gallery.done(name)) for name in methods), sum(map(len, wanted.values())))
+    """Make the pictures with these numbers, in chunks of at most ``size`` rows."""
+    done = sum(len(gallery.done(name)) for name in methods)
+    session.begin(done, done + sum(map(len, rows.values())))
     for name, method in methods.items():
-        missing = [row for row in wanted[name] if row not in gallery.done(name)]
 
-        def run(rows: Sequence[int], method: GuardMethod = method) -> Run:
-            return method.run([cases[row] for row in rows], on_step)
+        def run(chunk: Sequence[int], method: GuardMethod = method) -> Run:
+            return method.run([cases[row] for row in chunk], on_step)
 
-        gallery.fill(name, missing, max(1, size // method.rows), run, session)
+        gallery.fill(name, rows[name], max(1, size // method.rows), run, session)
 
 
 @dataclass(frozen=True)
