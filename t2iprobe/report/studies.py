@@ -166,7 +166,7 @@ def study_sheet(result: StudyResult, trials: Sequence[Trial], named: Collection[
         rows.append((f"{pair.source_word}\n→ {pair.target_word}", images))
     ref, concept = subject(result)
     model = ref or result.manifest["pipeline"]
-    title = f"{model}: the source, with the {concept} of the layers above each column taken from the target"
+    title = f"{model}, {concept}: the source, patched from the target in the layers above each column"
     few = f" ({len(numbers)} of {len(usable)} pairs)" if len(numbers) < len(usable) else ""
     return contact_sheet(labels, rows, named, title + few)
 
