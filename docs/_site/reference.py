@@ -141,23 +141,15 @@ def study_file_page() -> str:
 
     app = typer.Typer()
     app.command()(takes(StudyFile)(body))
+    run = root().commands["study"].commands["run"]
+    example = next(one for one in explained(run.help) if one.startswith("```"))
     return f"""# Study files
 
 `t2iprobe study run FILE` reads TOML whose keys are the options of [`localize`](commands/localize.md), with `_` for `-`.
 Only the model has to be named. Settings of the [method](methods.md) are a table, `[set]`. Lists may be lists, and
 numbers numbers.
 
-```toml
-out = "runs/words"
-model = "tiny-sd3"
-prompt_set = "signs"
-limit = 16
-held_out = 4
-method = "exhaustive"
-
-[set]
-select = "threshold:0.1"
-```
+{example.replace("```", "```toml", 1)}
 
 An unknown key, a wrong type and a value out of bounds are refused with one sentence that names the key.
 
