@@ -9,10 +9,9 @@ from typing import Any
 from t2iprobe.cli.commandline import quoted
 from t2iprobe.cli.console import tell
 from t2iprobe.cli.run_table import print_runs, run_facts
-from t2iprobe.core.errors import T2IProbeError
 from t2iprobe.core.names import counted
 from t2iprobe.core.runs import runfolder
-from t2iprobe.core.runs.status import DAMAGED, KILLED, State, state_of
+from t2iprobe.core.runs.status import KILLED, state_or_damage
 
 LAST = 5  # most runs that are shown
 FIRST = {
@@ -26,7 +25,7 @@ def print_home(runs: Path) -> None:
     """Print the last runs in a folder with the commands that go on with them, or commands to start with."""
     folders = sorted(runs.glob(f"*/{runfolder.MANIFEST}"), key=lambda path: path.stat().st_mtime, reverse=True)
     if folders:
-        rows = [run_facts(_state(path.parent)) for path in folders[:LAST]]
+        rows = [run_facts(state_or_damage(path.parent)) for path in folders[:LAST]]
         tell(f"{counted(len(folders), 'run')} in {runs}/" + (f", the last {LAST}:" if len(folders) > LAST else ":"))
         print_runs(rows, ("run", "state", "kept", "started"))
         _print_commands({"t2iprobe view": "all runs in the browser", **dict(_next(rows))})
@@ -34,13 +33,6 @@ def print_home(runs: Path) -> None:
         tell(f"No runs in {runs}/ yet. These commands work offline, on tiny models that come with t2iprobe:")
         _print_commands(FIRST)
     tell("t2iprobe --help lists all commands.")
-
-
-def _state(path: Path) -> State:
-    try:
-        return state_of(path)
-    except T2IProbeError as error:
-        return State(path, DAMAGED, error=str(error))
 
 
 def _next(rows: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:

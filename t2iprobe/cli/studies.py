@@ -12,7 +12,8 @@ from t2iprobe.cli.console import say, say_finished, stopping
 from t2iprobe.cli.cost import agree, memory_text, seconds_to_score, time_text
 from t2iprobe.cli.options import ConfirmOptions, TrackOptions
 from t2iprobe.core.command_options import option
-from t2iprobe.core.errors import RunExistsError
+from t2iprobe.core.errors import ConfigError, RunExistsError
+from t2iprobe.core.names import near
 from t2iprobe.core.option_groups import FREE
 from t2iprobe.core.parse import size_text
 
@@ -28,6 +29,17 @@ if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
 
 RUNS = Path("runs")
+
+
+def check_runs(folder: Path) -> None:
+    """Refuse a folder of runs that does not exist; the default one may be missing.
+
+    Raises:
+        ConfigError: it is not a folder.
+    """
+    if not folder.is_dir() and folder != RUNS:
+        there = [str(path) for path in folder.parent.glob("*/")]
+        raise ConfigError(f"{folder} is not a folder{near(str(folder), there) if there else ''}")
 
 
 class ExecutionOptions(ConfirmOptions, TrackOptions):

@@ -12,11 +12,11 @@ from t2iprobe.cli.commandline import typed
 from t2iprobe.cli.console import Format, answers, print_json, print_plan, tell
 from t2iprobe.cli.options import PrintOptions, RunOptions
 from t2iprobe.cli.run_table import print_runs, run_facts
-from t2iprobe.cli.studies import RUNS, ExecutionOptions, start
+from t2iprobe.cli.studies import RUNS, ExecutionOptions, check_runs, start
 from t2iprobe.cli.tables import NONE, print_table
 from t2iprobe.core.command_options import option
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.names import counted, near
+from t2iprobe.core.names import counted
 from t2iprobe.core.parse import size_text
 from t2iprobe.core.study.question import Question
 from t2iprobe.plugins.localization.options import SearchOptions, question
@@ -170,11 +170,8 @@ def list_(options: StudyListOptions, context: typer.Context) -> None:
     """
     from t2iprobe.core.runs.status import listed
 
-    folder = options.folder
-    if not folder.is_dir() and folder != RUNS:
-        there = [str(path) for path in folder.parent.glob("*/")]
-        raise ConfigError(f"{folder} is not a folder{near(str(folder), there) if there else ''}")
-    runs = [run_facts(state) for state in listed(folder)]
+    check_runs(options.folder)
+    runs = [run_facts(state) for state in listed(options.folder)]
     if options.format is Format.json:
         print_json({"studies": runs})
         return

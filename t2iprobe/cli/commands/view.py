@@ -16,11 +16,10 @@ from t2iprobe.cli.command import takes
 from t2iprobe.cli.console import Format, print_json, say, tell
 from t2iprobe.cli.models import reference
 from t2iprobe.cli.options import PrintOptions
-from t2iprobe.cli.studies import RUNS
+from t2iprobe.cli.studies import RUNS, check_runs
 from t2iprobe.core.command_options import option
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.load_options import LoadOptions
-from t2iprobe.core.names import near
 from t2iprobe.core.option_groups import ModelOptions
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -57,9 +56,7 @@ def view(options: ViewOptions, context: typer.Context) -> None:
         from t2iprobe.viewer.app import app
     except ModuleNotFoundError as error:
         raise ConfigError(f"t2iprobe view needs {error.name}: pip install 't2iprobe[view]'") from None
-    if not options.runs.is_dir() and options.runs != RUNS:
-        there = [str(path) for path in options.runs.parent.glob("*/")]
-        raise ConfigError(f"{options.runs} is not a folder{near(str(options.runs), there) if there else ''}")
+    check_runs(options.runs)
     models = {}
     if options.model or options.arch:
         models[reference(options.arch, options.model, context.obj)] = options.given(*LoadOptions.__slots__)

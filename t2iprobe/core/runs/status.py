@@ -73,10 +73,15 @@ def state_of(path: Path) -> State:
 def listed(folder: Path) -> Iterator[State]:
     """Every run in a folder; a run that cannot be read does not hide the others."""
     for place in sorted(folder.glob(f"*/{runfolder.MANIFEST}")):
-        try:
-            yield state_of(place.parent)
-        except T2IProbeError as error:
-            yield State(place.parent, DAMAGED, bytes=size_of(place.parent), error=str(error))
+        yield state_or_damage(place.parent)
+
+
+def state_or_damage(path: Path) -> State:
+    """How far a run is; that it is damaged if it cannot be read."""
+    try:
+        return state_of(path)
+    except T2IProbeError as error:
+        return State(path, DAMAGED, bytes=size_of(path), error=str(error))
 
 
 def kind_of(manifest: Mapping[str, Any]) -> str:
