@@ -16,6 +16,7 @@ from t2iprobe.cli.commandline import quoted, typed
 from t2iprobe.cli.completion import completion
 from t2iprobe.cli.help import RARE, HelpAll, rare
 from t2iprobe.core.command_options import Options, extra_of, flags, is_argument, panel_of
+from t2iprobe.core.runs.provenance import commanded, portable
 
 Model = TypeVar("Model", bound=Options)
 ARGUMENTS, LAST = "Arguments", "Run"  # the first and the last heading of the help
@@ -34,8 +35,6 @@ def takes(kind: type[Model]) -> Callable[[Callable[[Model, typer.Context], None]
     def wrap(body: Callable[[Model, typer.Context], None]) -> Callable[..., None]:
         @functools.wraps(body)
         def command(context: typer.Context, **values: Any) -> None:
-            from t2iprobe.core.runs.provenance import commanded, portable
-
             values.pop("help_all", None)
             with commanded(quoted(portable(typed(context)))):
                 body(kind.from_shell(_given(context, values)), context)

@@ -75,7 +75,7 @@ def _packed(text: str) -> str:
     packed = ""
     for paragraph in cleandoc(text).split("\n\n"):
         is_example = paragraph.startswith("  ")
-        packed += f"\n{paragraph}" if is_example else f"\n\n{' '.join(paragraph.split(chr(10)))}"
+        packed += f"\n{paragraph}" if is_example else f"\n\n{' '.join(paragraph.splitlines())}"
     return packed.strip()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.cells import cell_len
@@ -86,7 +86,7 @@ class _Column:
 
     head: str
     cells: Sequence[str]
-    width: int = field(default=-1)
+    width: int = -1
 
     def __post_init__(self) -> None:
         if self.width < 0:

@@ -87,13 +87,9 @@ def contact_sheet(
     bands = []
     for start in range(0, len(layers), wide):
         part = slice(start, start + wide)
+        heads = ["source", "target", *layers[part]]
         shown = [(label, [*images[:2], *images[2:][part]]) for label, images in rows]
-        bands.append(
-            (
-                "" if start else title,
-                grid(["source", "target", *layers[part]], shown, CELL, LABEL, HEADER, outlined=highlight),
-            )
-        )
+        bands.append(("" if start else title, grid(heads, shown, CELL, LABEL, HEADER, outlined=highlight)))
     return stacked(bands)
 
 

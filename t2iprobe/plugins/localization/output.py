@@ -98,8 +98,8 @@ def _scale(row: Mapping[str, Any], gap: Mapping[str, Any]) -> Interval:
 def print_localized(answer: Mapping[str, Any]) -> None:
     """Print the answer of ``localize`` on stdout: the patches that go furthest, and the sentence."""
     rows = answer["patches"]
-    least = sorted((row["response"][0] or 0.0 for row in rows), reverse=True)[:ROWS][-1:]
-    shown = [row for row in rows if (row["response"][0] or 0.0) >= least[0]][:ROWS]
+    furthest = sorted(rows, key=lambda row: -(row["response"][0] or 0.0))[:ROWS]
+    shown = [row for row in rows if row in furthest]
     title = f"{answer['model']}: {answer['method']}, {answer['concept']}"
     if shown:
         cells = [
