@@ -121,6 +121,16 @@ def test_sites_fire_in_the_listed_order_with_the_listed_axes(adapter: Adapter, p
     assert len(set(fired)) == len(fired)
 
 
+def test_modulation_of_packed_weights_has_its_width() -> None:
+    """4-bit weights are kept as one column, (numbers / 2, 1), so that their shape does not say the width."""
+    adapter, pipeline = SD3(), SD3.tiny()
+    plain = list(adapter.sites(pipeline))
+    for block in pipeline.transformer.transformer_blocks:
+        weight = block.norm1.linear.weight
+        block.norm1.linear.weight = nn.Parameter(weight.reshape(-1, 1)[::2].clone())
+    assert list(adapter.sites(pipeline)) == plain
+
+
 def test_flux_single_stream_sites_share_one_sequence(pipeline_flux: Any) -> None:
     """As many tokens as text and image have together, in the single-stream blocks only."""
     lengths: dict[str, int] = {}

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
-
 from t2iprobe.architectures.unet import attention_sites, mlp_sites, pattern_site
 from t2iprobe.core.contracts.adapter import FromText
 from t2iprobe.core.sites import In, Out, Site
@@ -62,11 +60,11 @@ CHUNKS = {
 }
 
 
-def modulation_sites(name: str, path: str, norm: nn.Module) -> Iterator[Site]:
+def modulation_sites(name: str, path: str, norm: Any) -> Iterator[Site]:
     """Shifts, scales and gates that a norm computes from the timestep and the pooled text, (row, channel)."""
     chunks = CHUNKS.get(type(norm).__name__, [])
     for index, (part, what) in enumerate(chunks):
-        width = int(norm.get_submodule("linear").get_parameter("weight").shape[0]) // len(chunks)
+        width = norm.linear.out_features // len(chunks)  # quantised weights are packed into fewer rows
         channels = index * width, (index + 1) * width
         yield Site(f"{name}.{part}_{what}", path, Out(), axes=("channel",), channels=channels)
 
