@@ -97,9 +97,7 @@ def _chosen(maps: Tensor, steps: Sequence[int] | None, heads: Sequence[int] | No
 
 def ways(model: Model) -> tuple[Way, ...]:
     """The kinds of map that a model's attention has."""
-    kinds = {site.kind for site in model.sites}
-    needed: dict[Way, int] = {"image": 1, "text": 1, "output": 2}
-    return tuple(way for way in get_args(Way) if len(kinds.intersection(KINDS[way])) >= needed[way])
+    return tuple(way for way in get_args(Way) if _sites(model, way))
 
 
 def word_maps(
@@ -159,7 +157,7 @@ class _Maps:
     tokens: Sequence[tuple[int, ...]]
     static: frozenset[str] = frozenset()
     kept: dict[tuple[int, int], dict[int, Tensor]] = field(default_factory=lambda: defaultdict(dict))
-    halves: dict[tuple[int, int, str], Tensor] = field(default_factory=dict)
+    halves: dict[tuple[int, int, int], Tensor] = field(default_factory=dict)
 
     def add(self, keys: Sequence[Key], rows: Sequence[int], value: Tensor) -> None:
         """See :class:`~t2iprobe.core.cache.Sink`."""
@@ -182,11 +180,11 @@ class _Maps:
         of_text = site.kind == "text.z"
         heads = rearrange(own.float(), "token (head channel) -> head token channel", head=site.heads)
         mine = heads[:, list(self.tokens[row])].mean(1, keepdim=True) if of_text else heads
-        other = self.halves.pop((row, step, f"{site.layer}.{not of_text}"), None)
+        assert site.layer is not None
+        other = self.halves.pop((row, step, site.layer), None)
         if other is None:
-            self.halves[row, step, f"{site.layer}.{of_text}"] = mine
+            self.halves[row, step, site.layer] = mine
         else:
-            assert site.layer is not None
             self._keep(site.layer, step, row, functional.cosine_similarity(mine, other, dim=-1))
 
     def _keep(self, layer: int, step: int, row: int, found: Tensor) -> None:

@@ -7,7 +7,6 @@ that change are the word's.
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import ExitStack, contextmanager
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from t2iprobe.core.contracts.adapter import Conditioning
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.hooks import argument_names
 from t2iprobe.core.model import Model
 
 #: from a text encoder's name and the numbers of the tokens that it reads, to where they spell the word
@@ -106,7 +106,7 @@ def _changed(model: Model, places: Places) -> Iterator[None]:
         for name, encoder in encoders.items():
             running = list[nn.Module]()
             for module in encoder.modules() if isinstance(encoder, nn.Module) else ():
-                if "input_ids" in inspect.signature(type(module).forward).parameters:
+                if "input_ids" in argument_names(module):
                     for remove in _around(module, name, places, running):
                         stack.callback(remove)
         yield
