@@ -23,16 +23,18 @@ from t2iprobe.testing.conformance import Case, Laws, has_a_name, require, says_w
 from t2iprobe.testing.sections import LAYERS, PAIRS, Drawn, EachLayer
 
 Build = Callable[[], StudyContext]
+#: what the studies are of: one layer does all
+TRUTH = Additive(LAYERS, {3: 1.0})
 
 
 def with_pictures() -> StudyContext:
     """A simulated study that draws; a function that can be sent to another process."""
-    return _context(Drawn(Additive(LAYERS, {3: 1.0}), PAIRS))
+    return _context(Drawn(TRUTH, PAIRS))
 
 
 def without_pictures() -> StudyContext:
     """One that only scores."""
-    return _context(Simulation(Additive(LAYERS, {3: 1.0}), PAIRS))
+    return _context(Simulation(TRUTH, PAIRS))
 
 
 def _context(made: Simulation) -> StudyContext:
@@ -44,7 +46,7 @@ def _run(folder: Path, context: StudyContext, trackers: Sequence[Tracker] = (), 
     callbacks = StudyCallbacks(trackers=trackers)
     if stops:
         callbacks.measured = lambda measured: setattr(callbacks.stop, "asked", True)
-    pairs = simulated(Simulation(Additive(LAYERS, {3: 1.0}), PAIRS)).pairs
+    pairs = simulated(Simulation(TRUTH, PAIRS)).pairs
     with suppress(StoppedError):
         StudyRunner(context, pairs, EachLayer()).run(folder, callbacks)
     return StudyResult.open(folder)
@@ -72,7 +74,7 @@ class TrackerCase(Case[Tracker]):
             warnings.simplefilter("always")
             found = _run(folder, build(), [self.make()], stops)
         errors = [str(one.message) for one in said if str(one.message).startswith("the tracker ")]
-        require(not errors, errors[0] if errors else "")
+        require(not errors, "".join(errors[:1]))
         return found
 
 
