@@ -204,8 +204,11 @@ def test_heads_of_a_layer_alone_and_together() -> None:
 
 def test_steps_that_matter() -> None:
     early = Simulation(SINGLE, 16, part=Part(steps=frozenset(range(5))), steps=20)
-    found = find("steps", simulated(early), layers="6", places=10).details
+    finding = find("steps", simulated(early), layers="6", places=10)
+    found = finding.details
     assert (found["start_late"], found["stop_early"]) == (0, 4)
+    assert "Patching only the first ones, steps 0 to 3, still has at least 80 % of the effect." in finding.sentence
+    assert "the last ones" not in finding.sentence  # which would be all
     assert found["strongest_window"][1] <= 6
 
 

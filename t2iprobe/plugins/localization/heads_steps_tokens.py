@@ -166,11 +166,12 @@ class Steps(SearchLocalizer):
         strongest = {name: windows[int(np.argmax(row))] for name, row in rows.items() if name.startswith("only")}
         best = strongest["only here"]
         record.details |= {"start_late": first, "stop_early": last, "strongest_window": list(best)}
-        enough, late, early = share(1 - ENOUGH), f"steps {first} to {steps - 1}", f"steps 0 to {last - 1}"
+        ends = {"last": (first, steps), "first": (0, last)}
+        fewer = [f"the {which} ones, {_steps_named(one)}," for which, one in ends.items() if one != (0, steps)]
+        some = f"Patching only {' or only '.join(fewer)} still has" if fewer else "No fewer at either end have"
         record.notes.append(
-            f"The images take {counted(steps, 'step')} (0 to {steps - 1}). Patching only the last ones, {late}, still "
-            f"has at least {enough} of the effect, and so has patching only the first ones, {early}. Of the "
-            f"{counted(len(windows), 'window')} tried, {_steps_named(best)} matters most: it goes "
+            f"The images take {counted(steps, 'step')} (0 to {steps - 1}). {some} at least {share(1 - ENOUGH)} of the "
+            f"effect. Of the {counted(len(windows), 'window')} tried, {_steps_named(best)} matters most: it goes "
             f"{share(level[layers, best])} of the way from source to target."
         )
         if len(layers) > 1:
