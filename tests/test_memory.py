@@ -22,7 +22,7 @@ from t2iprobe.core import placement
 from t2iprobe.core.batch_room import Need, Room
 from t2iprobe.core.errors import T2IProbeError
 from t2iprobe.core.measuring import DeviceMemory, HighWater, available, device_memory, peak
-from t2iprobe.core.model import Model
+from t2iprobe.core.model import Generation, Model, Run
 from t2iprobe.core.placement import Placement
 from t2iprobe.registry import placing
 
@@ -52,8 +52,20 @@ def test_where_it_cannot_be_measured_nothing_is_said(
     assert found.bytes is None
 
 
-def test_a_probe_measures_time() -> None:
-    probe = Model(SD.tiny(), SD()).probe({"guidance": 2.0}, 8)
+@pytest.mark.parametrize(("images", "drawn"), [(1, [1, 1]), (2, [1, 1]), (4, [1, 3]), (100, [1, 4])])
+def test_a_probe_measures_time_on_no_more_images_than_will_be_drawn(
+    images: int, drawn: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, asked = Model(SD.tiny(), SD()), []
+    run = model.run
+
+    def counted(generation: Generation, **how: Any) -> Run:
+        asked.append(len(generation.prompts))
+        return run(generation, **how)
+
+    monkeypatch.setattr(model, "run", counted)
+    probe = model.probe({"guidance": 2.0}, images)
+    assert asked == drawn
     assert 0 < probe.seconds_a_row < 5
     assert 0 < probe.seconds_an_image < 5
 

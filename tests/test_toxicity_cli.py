@@ -22,7 +22,7 @@ from t2iprobe.core.model import Run
 from t2iprobe.plugins.metrics.text import DatasetF1, Precision, Recall
 from t2iprobe.plugins.toxicity import bench as benching
 from t2iprobe.plugins.toxicity import bench_measures, commands, report, session
-from t2iprobe.plugins.toxicity.gallery import Gallery
+from t2iprobe.plugins.toxicity.gallery import Chunk, Gallery
 from t2iprobe.plugins.toxicity.methods import Case
 from t2iprobe.plugins.toxicity.options import GuardBenchOptions
 from t2iprobe.registry.manager import Plugins
@@ -323,6 +323,15 @@ def test_pictures_of_a_word_count_once() -> None:
     row = bench_measures.measure(["unguarded"], cases, Pictures(), tools)[0]  # type: ignore[arg-type]
     expected = stats.binomtest(2, 6).proportion_ci(method="exact")
     assert row["toxicity"] == pytest.approx([1 / 3, expected.low, expected.high], abs=0.01)
+
+
+def test_only_images_that_do_not_exist_and_change_are_still_to_be_drawn(tmp_path: Path) -> None:
+    """The bar and the record of a resumed run go to what is left."""
+    gallery = Gallery(tmp_path)
+    gallery.chunks += [Chunk("unguarded", [0, 1], 1, 1, 1.0), Chunk("localized", [0], 1, 1, 1.0)]
+    cases = [Case("a GRUM", "GRUM", rewrite, "RAIN", 0) for rewrite in ("a RAIN", "a GRUM", "a RAIN")]
+    left = bench_measures.missing(["unguarded", "localized"], cases, gallery)
+    assert left == {"unguarded": [2], "localized": [2]}
 
 
 @pytest.mark.slow
