@@ -14,7 +14,7 @@ import random
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
+from scipy.stats import mannwhitneyu
 
 import t2iprobe as t2i
 from t2iprobe.core.attention_maps import word_maps
@@ -29,9 +29,8 @@ Mask = NDArray[np.bool_]
 
 def auroc(scores: NDArray[np.float32], mask: Mask) -> float:
     """Area under the receiver operating characteristic; ties count half."""
-    inside, ranks = int(mask.sum()), rankdata(scores.ravel())
-    above = ranks[mask.ravel()].sum() - inside * (inside + 1) / 2
-    return float(above / (inside * (mask.size - inside)))
+    inside, outside = scores[mask], scores[~mask]
+    return float(mannwhitneyu(inside, outside).statistic / (inside.size * outside.size))
 
 
 def drawn(sign: Sign) -> dict[str, Mask]:
