@@ -5,8 +5,14 @@ from __future__ import annotations
 import gc
 import os
 import random
+import shutil
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
 
 # before anything imports huggingface_hub or torch
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -51,3 +57,15 @@ def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 def _own_state(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What is kept for a user between runs is not kept in the developer's home."""
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium; a test that asks for it is skipped where there is none."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        found = driver.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield found
+        found.close()

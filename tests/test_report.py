@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,6 @@ from t2iprobe.report.page import charted, overlap, patched
 from t2iprobe.report.render import render
 from t2iprobe.report.sections import OVERLAPS, Bar, HeatMap, Overlap, Page, PairView, ReportTable, Section, TrialView
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
 LABELS = ("source", "target", "0", "1", "2")
 
 
@@ -140,17 +137,6 @@ def test_large_pictures_are_made_small() -> None:
     assert data_uri(flat((1, 2, 3))).startswith("data:image/png")
     large = data_uri(Image.effect_noise((1024, 512), 60).convert("RGB"))
     assert large.startswith("data:image/webp") and len(large) < 100_000
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium here")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        yield found
-        found.close()
 
 
 @pytest.fixture
