@@ -36,7 +36,6 @@ def study(request: Request) -> Response:
             "answers": result.answers,
             "rank": result.rank,
             "scores": list(result.scores),
-            "direction": result.scale.direction,
             "trials": labels,
             "columns": _columns(result),
             "ends": [labels.index(one.label) for one in (source(), target()) if one.label in labels],
@@ -94,7 +93,7 @@ def effects(request: Request) -> Response:
         }
         for view in views
     }
-    return JSONResponse({"effects": found, "sentence": finding.sentence if finding else ""})
+    return JSONResponse({"effects": found})
 
 
 def cells(request: Request) -> Response:
@@ -111,7 +110,7 @@ def cells(request: Request) -> Response:
 def cell(request: Request) -> Response:
     """Every score of a trial, of the source and of the target on a pair."""
     result, pair = _result(request), number(request, "pair")
-    (trial,) = _trials(request, result)[:1]
+    trial = _trials(request, result)[0]
     labels = [one.label for one in result.trials]
     shown = {"source": source(trial.num_steps), "patched": trial, "target": target(trial.num_steps)}
     rows = {key: labels.index(one.label) if one.label in labels else None for key, one in shown.items()}

@@ -28,7 +28,7 @@ function numbersOf(text) {
   });
 }
 
-export function rangesOf(numbers) {
+function rangesOf(numbers) {
   const runs = [];
   for (const number of [...numbers].sort((one, other) => one - other)) {
     const run = runs.at(-1);

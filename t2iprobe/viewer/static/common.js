@@ -8,18 +8,14 @@ if (address.searchParams.has("token")) {
 }
 
 // JSON from the server; an error has the server's sentence as its message
-export async function ask(path, query = {}, options = {}) {
-  const answer = await fetch(Object.keys(query).length ? at(path, query) : path, options).catch(() => {
+export async function ask(path, query = {}) {
+  const answer = await fetch(Object.keys(query).length ? at(path, query) : path).catch(() => {
     throw new Error("The viewer does not answer; is `t2iprobe view` still running?");
   });
   const json = answer.headers.get("content-type")?.includes("json");
   const body = json ? await answer.json() : { error: await answer.text() };
   if (!answer.ok) throw new Error(body.error);
   return body;
-}
-
-export function post(path, body) {
-  return ask(path, {}, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
 }
 
 // an address with its parameters
@@ -69,7 +65,7 @@ export function setPlace(values) {
 export const percent = (share) => (share == null ? "–" : `${Math.round(100 * share)}\u202f%`);
 export const fixed = (value) => (value == null ? "–" : value.toFixed(2));
 export const whole = (value) => value.toLocaleString("en");
-export function duration(seconds) {
+function duration(seconds) {
   if (seconds < 90) return `${Math.round(seconds)} s`;
   return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
 }
