@@ -1,6 +1,7 @@
 // The explorer: what is on the screen is a scene, kept in the address behind #; every change draws again.
 import { Board, cellsOf, textOf } from "./board.js";
 import { announce, at, element, find, place } from "./common.js";
+import { drawDifference, pixels } from "./stage.js";
 
 const DEFAULTS = {
   what: "text",
@@ -16,6 +17,7 @@ const DEFAULTS = {
 const FIELDS = ["source", "target", "seed", "num_steps", "guidance"];
 const MAPPED = ["source", "target"]; // pictures over which a word is shown
 const SIDES = ["source", "result", "target"];
+const FAINT = 24; // of 255: a smaller difference stays dark
 const SMALL = 96; // pixels: such pictures are shown with sharp pixels
 const page = Math.random().toString(36).slice(2); // a later request of this page takes the place of an earlier one
 
@@ -79,7 +81,7 @@ async function light() {
     const canvas = find(`map-${side}`);
     const name = found?.maps[side];
     canvas.hidden = !name;
-    if (name) paint(canvas, await pixels(name), (data, at) => [0, 0, 0, 0.85 * (255 - data[at])]);
+    if (name) paint(canvas, await pixels(pictureAt(name)), (data, at) => [0, 0, 0, 0.85 * (255 - data[at])]);
   }
   if (drawn) cost(drawn);
 }
@@ -262,17 +264,13 @@ function cost({ rows, seconds }) {
 
 const pictureAt = (name) => `/api/explore/pictures/${name}.png`;
 
-// the difference between result and source, white where it is largest
+// the difference between result and source
 async function differ() {
   const on = find("differ").ariaPressed === "true";
   find("difference").hidden = !on;
   if (!on || !drawn) return;
-  const [one, other] = await Promise.all(["result", "source"].map((side) => pixels(drawn.pictures[side])));
-  const apart = (place) =>
-    [0, 1, 2].reduce((sum, channel) => sum + Math.abs(one.data[place + channel] - other.data[place + channel]), 0);
-  let most = 24; // a difference that is hardly seen stays dark
-  for (let place = 0; place < one.data.length; place += 4) most = Math.max(most, apart(place));
-  paint(find("difference"), one, (data, place) => [...Array(3).fill((255 * apart(place)) / most), 255]);
+  const [one, other] = await Promise.all(["result", "source"].map((side) => pixels(pictureAt(drawn.pictures[side]))));
+  drawDifference(find("difference"), one, other, FAINT);
 }
 
 // fills a canvas with a colour for each pixel of a picture
@@ -282,16 +280,6 @@ function paint(canvas, { data, width, height }, colour) {
   const painted = new ImageData(width, height);
   for (let place = 0; place < data.length; place += 4) painted.data.set(colour(data, place), place);
   canvas.getContext("2d").putImageData(painted, 0, 0);
-}
-
-async function pixels(name) {
-  const image = new Image();
-  image.src = pictureAt(name);
-  await image.decode();
-  const canvas = new OffscreenCanvas(image.naturalWidth, image.naturalHeight);
-  const pen = canvas.getContext("2d");
-  pen.drawImage(image, 0, 0);
-  return pen.getImageData(0, 0, canvas.width, canvas.height);
 }
 
 async function copy(text, what, id) {

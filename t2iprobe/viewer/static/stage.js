@@ -142,9 +142,9 @@ export class Stage {
 
   async difference() {
     const asked = (this.asked = {});
-    const [one, other] = await Promise.all([this.stops[this.main], this.reference()].map(pixels));
+    const [one, other] = await Promise.all([this.stops[this.main], this.reference()].map((stop) => pixels(stop.src)));
     if (asked !== this.asked || this.mode !== "difference") return;
-    const canvas = element("canvas", { width: one.width, height: one.height, role: "img", "aria-label": "difference" });
+    const canvas = element("canvas", { role: "img", "aria-label": "difference" });
     const most = drawDifference(canvas, one, other);
     canvas.classList.toggle("tiny", one.width <= 160);
     const said = most ? `brightest: ${most} of 255 apart` : "no difference";
@@ -152,9 +152,10 @@ export class Stage {
   }
 }
 
-async function pixels(stop) {
+// the pixels of the picture at an address
+export async function pixels(src) {
   const image = new Image();
-  image.src = stop.src;
+  image.src = src;
   await image.decode();
   const canvas = element("canvas", { width: image.naturalWidth, height: image.naturalHeight });
   const pen = canvas.getContext("2d");
@@ -163,7 +164,9 @@ async function pixels(stop) {
 }
 
 // from black by orange to white, the largest difference of a pixel's channels being white; returns it
-function drawDifference(canvas, one, other) {
+// least: a largest difference below it is not made brighter
+export function drawDifference(canvas, one, other, least = 1) {
+  Object.assign(canvas, { width: one.width, height: one.height });
   const pen = canvas.getContext("2d"),
     drawn = pen.createImageData(one.width, one.height);
   if (one.width !== other.width || one.height !== other.height) return 0;
@@ -173,7 +176,7 @@ function drawDifference(canvas, one, other) {
       apart[pixel] = Math.max(apart[pixel], Math.abs(one.data[4 * pixel + channel] - other.data[4 * pixel + channel]));
   const most = apart.reduce((high, value) => Math.max(high, value), 0);
   apart.forEach((value, pixel) => {
-    const share = most ? value / most : 0;
+    const share = value / Math.max(most, least);
     drawn.data.set(
       [255 * Math.min(1, 2 * share), 255 * Math.max(0, share * 1.5 - 0.5), 255 * Math.max(0, 2 * share - 1), 255],
       4 * pixel,
