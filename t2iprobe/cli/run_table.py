@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from t2iprobe.cli.tables import NONE, print_table
-from t2iprobe.core.errors import ConfigError, T2IProbeError
+from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.parse import size_text
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ COLUMNS = ("run", "state", "kept", "started", "kind", "model", "size")
 def run_facts(state: State) -> dict[str, Any]:
     """The JSON answer about a run folder; the answers of a study are counted in its store, which is never behind."""
     from t2iprobe.core.runs import runfolder
-    from t2iprobe.report.folder import PAGE, answer_in
+    from t2iprobe.report.folder import PAGE, sentence_in
 
     facts = {**asdict(state), "path": str(state.path)}
     if state.error:
@@ -31,9 +30,7 @@ def run_facts(state: State) -> dict[str, Any]:
     facts |= {"localizer": settings.get("localizer", {}).get("name", ""), **_counts(state.path, settings)}
     if facts["answers"] is not None:
         facts |= {"done": facts["answers"], "unit": "answer"}
-    if not state.sentence:
-        with suppress(T2IProbeError):  # an answer that cannot be read has no sentence
-            facts["sentence"] = str((answer_in(state.path) or {}).get("sentence", ""))
+    facts["sentence"] = state.sentence or sentence_in(state.path)
     return {**facts, "report": str(state.path / PAGE) if (state.path / PAGE).is_file() else None}
 
 

@@ -14,13 +14,14 @@ it is, the others are. Everything can be made again from the run's own files; se
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL.Image import Image
 
-from t2iprobe.core.errors import LockedError
+from t2iprobe.core.errors import LockedError, T2IProbeError
 from t2iprobe.core.pictures import opened
 from t2iprobe.core.runs.checksums import check, keep, read_json, settle
 from t2iprobe.core.runs.files import write as write_file
@@ -112,6 +113,13 @@ def answer_in(path: Path, needs: Mapping[str, type] | None = None) -> dict[str, 
         return None
     places = {key: answer.get(key) and str(path / name) for key, name in PLACES.items()}
     return {**answer, "run": str(path), **places}
+
+
+def sentence_in(path: Path) -> str:
+    """The sentence of the answer in a run folder; empty if there is none that can be read."""
+    with suppress(T2IProbeError):
+        return str((answer_in(path) or {}).get("sentence", ""))
+    return ""
 
 
 def write_page(page: Page, out: Path) -> Path:

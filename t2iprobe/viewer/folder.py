@@ -15,7 +15,7 @@ from t2iprobe.core.names import near
 from t2iprobe.core.runs.engine import PROGRESS
 from t2iprobe.core.runs.runfolder import MANIFEST, RUNNING, read_manifest
 from t2iprobe.core.runs.status import DAMAGED, State, state_of
-from t2iprobe.report.folder import ANSWER, PLACES, answer_in
+from t2iprobe.report.folder import ANSWER, PLACES, answer_in, sentence_in
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")  # of a run that is made here
 
@@ -86,8 +86,7 @@ class RunsFolder:
             return self._known[name][1]
         try:
             facts = {**asdict(state_of(path)), "spent": read_manifest(path).get("spent", {})}
-            with suppress(T2IProbeError):  # an answer that cannot be read has no sentence
-                facts["sentence"] = facts["sentence"] or str((answer_in(path) or {}).get("sentence", ""))
+            facts["sentence"] = facts["sentence"] or sentence_in(path)
         except (T2IProbeError, OSError) as error:
             facts = {**asdict(State(path, DAMAGED, error=str(error))), "spent": {}}
         facts |= {"name": name}
