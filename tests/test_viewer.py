@@ -220,6 +220,8 @@ def test_a_patch_is_what_the_explorer_has_on_its_board(measured: Path) -> None:
     early = Trial("x", ("b.6.k", "b.6.v", "b.7.k"), (6, 7, 9), scope=Scope(steps=range(2), branches="cond", heads=1))
     assert study._patch(result, early) == {"cells": "6,7,9:0,1", "heads": "1", "branch": "cond"}
     assert study._patch(result, Trial("x", ("b.6.v",), (6,))) == {"cells": "6:0-3", "heads": "", "branch": "both"}
+    both = Trial("x", ("b.6.v",), (6,), scope=Scope(branches=("uncond", "cond")))
+    assert study._patch(result, both) == {"cells": "6:0-3", "heads": "", "branch": "both"}
     assert study._patch(result, Trial("x", ("b.6.z",), (6,))) is None
 
 

@@ -19,6 +19,7 @@ BRANCHES: Mapping[str, tuple[Branch, ...] | None] = {
     "cond": (Branch.COND,),
     "uncond": (Branch.UNCOND,),
 }
+CONCEPTS = "text", "colour"  # concepts whose score needs no further download
 SPAN = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")  # four digits: no text can ask for more numbers than a board has
 
 

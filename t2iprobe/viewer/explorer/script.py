@@ -12,9 +12,7 @@ from t2iprobe.core.pairs import Pair
 from t2iprobe.core.trials import ranges
 from t2iprobe.viewer.explorer.edits import Part
 from t2iprobe.viewer.explorer.offers import TEXT
-from t2iprobe.viewer.explorer.scene import Scene
-
-CONCEPTS = "text", "colour"  # concepts whose score needs no further download
+from t2iprobe.viewer.explorer.scene import CONCEPTS, Scene
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from t2iprobe.core.errors import ConfigError, T2IProbeError
 from t2iprobe.registry.manager import Plugins
-from t2iprobe.viewer.explorer.scene import Scene
+from t2iprobe.viewer.explorer.scene import CONCEPTS, Scene
 from t2iprobe.viewer.explorer.studios import Check, Studios, SupersededError
 from t2iprobe.viewer.folder import RunsFolder
 from t2iprobe.viewer.pages import page
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from t2iprobe.viewer.explorer.studio import Drawing, OnStep, Studio
 
 EXAMPLES = 8  # pairs of prompts that are suggested
-CONCEPTS = "text", "colour"
 Work = Callable[["Studio", "OnStep"], Mapping[str, Any]]
 
 

@@ -13,12 +13,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from t2iprobe.core.branch import Branch
 from t2iprobe.core.errors import ConfigError, DamagedError
 from t2iprobe.core.pairs import Pair
 from t2iprobe.core.planted import planted_layers
 from t2iprobe.core.study.result import StudyResult
 from t2iprobe.core.trials import Trial, ranges, source, target
 from t2iprobe.report.page import charted, patched, subject, trial_views
+from t2iprobe.viewer.explorer.scene import BRANCHES
 from t2iprobe.viewer.requests import number, numbers, picture, text
 
 SIDE = 192  # pixels of a thumbnail, at most
@@ -72,7 +74,7 @@ def _patch(result: StudyResult, trial: Trial) -> dict[str, str] | None:
     steps = range(settings.get("num_steps", 0)) if scope.steps is None else scope.steps
     cells = f"{ranges(trial.layers)}:{ranges(steps)}".replace("+", ",")
     heads = "" if scope.heads is None else ",".join(map(str, sorted(scope.heads)))
-    branch = "both" if scope.branches is None else "+".join(sorted(one.value for one in scope.branches))
+    branch = next(name for name, ones in BRANCHES.items() if set(ones or Branch) == set(scope.branches or Branch))
     return {"cells": cells, "heads": heads, "branch": branch}
 
 
