@@ -74,8 +74,10 @@ def _patch(result: StudyResult, trial: Trial) -> dict[str, str] | None:
     steps = range(settings.get("num_steps", 0)) if scope.steps is None else scope.steps
     cells = f"{ranges(trial.layers)}:{ranges(steps)}".replace("+", ",")
     heads = "" if scope.heads is None else ",".join(map(str, sorted(scope.heads)))
-    branch = next(name for name, ones in BRANCHES.items() if set(ones or Branch) == set(scope.branches or Branch))
-    return {"cells": cells, "heads": heads, "branch": branch}
+    both = {Branch.COND, Branch.UNCOND}  # the explorer's runs have no others
+    acts = both.intersection(scope.branches or both)
+    branch = next((name for name, ones in BRANCHES.items() if acts == set(ones or both)), None)
+    return {"cells": cells, "heads": heads, "branch": branch} if branch else None
 
 
 def effects(request: Request) -> Response:
